@@ -1,0 +1,247 @@
+/* large_kinds.c - reads strings, lists, sets, sorted sets and hashes in chunks. SCANs may tell an element twice: what is built from them is
+ * the same if it comes again. */
+#include <stdio.h>
+
+#include "backfill/large_parts.h"
+#include "backfill/payload.h"
+#include "resp/write.h"
+
+/* ---- strings ---- */
+
+static void take_string(struct large *l, struct slice reply)
+{
+	struct values w = values_over(reply);
+	struct slice part = values_text(&w);
+	struct block *b = large_block(l);
+	char offset[24];
+	size_t offset_len = (size_t)snprintf(offset, sizeof(offset), "%llu", (unsigned long long)l->offset);
+
+	if (!part.p) {
+		large_fail(l, RECIPE_ERROR, "GETRANGE was not answered with a string");
+		return;
+	}
+	struct slice set[] = { b->key, part };
+	struct slice setrange[] = { b->key, slice(offset, offset_len), part };
+	if (l->offset == 0)
+		block_command(b, "SET", 2, set); /* SETRANGE of nothing would make no key */
+	else if (part.n > 0)
+		block_command(b, "SETRANGE", 3, setrange);
+	l->offset += part.n;
+	l->all_read = part.n < BLOCK_BYTES;
+}
+
+static void read_string(struct large *l)
+{
+	char first[24], last[24];
+
+	snprintf(first, sizeof(first), "%llu", (unsigned long long)l->offset);
+	snprintf(last, sizeof(last), "%llu", (unsigned long long)l->offset + BLOCK_BYTES - 1);
+	large_request_words(l, "GETRANGE", first, last, NULL);
+	large_ask(l, take_string);
+}
+
+/* ---- lists ---- */
+
+static void take_list(struct large *l, struct slice reply)
+{
+	struct values w = values_over(reply);
+	int64_t n = values_children(&w);
+
+	l->all_read = n < (int64_t)l->want;
+	if (n <= 0)
+		return;
+	struct block *b = large_block(l);
+	block_open(b, "RPUSH", NULL);
+	for (int64_t i = 0; i < n; i++) {
+		struct slice element = values_text(&w);
+		block_element(b, 1, &element);
+	}
+	block_close(b);
+	l->offset += (uint64_t)n;
+	large_adapt(l, (uint64_t)n, reply.n);
+}
+
+static void read_list(struct large *l)
+{
+	char first[24], last[24];
+
+	snprintf(first, sizeof(first), "%llu", (unsigned long long)l->offset);
+	snprintf(last, sizeof(last), "%llu", (unsigned long long)l->offset + l->want - 1);
+	large_request_words(l, "LRANGE", first, last, NULL);
+	large_ask(l, take_list);
+}
+
+/* ---- sets, sorted sets, hashes: SCAN's kind ---- */
+
+static void read_scan(struct large *l, const char *verb, void (*take)(struct large *, struct slice))
+{
+	char count[16];
+
+	snprintf(count, sizeof(count), "%u", l->want);
+	large_request_words(l, verb, l->cursor, "COUNT", count, NULL);
+	large_ask(l, take);
+}
+
+/* [cursor, [elements]]: the walk past the inner header, and the number of elements; -1: failed. */
+static int64_t take_scan(struct large *l, struct slice reply, struct values *w)
+{
+	*w = values_over(reply);
+	int64_t parts = values_children(w);
+	struct slice cursor = values_text(w);
+	int64_t n = values_children(w);
+
+	if (parts != 2 || !cursor.p || cursor.n >= sizeof(l->cursor) || n < 0) {
+		large_fail(l, RECIPE_ERROR, "a scan was not answered as expected");
+		return -1;
+	}
+	memcpy(l->cursor, cursor.p, cursor.n);
+	l->cursor[cursor.n] = '\0';
+	l->all_read = strcmp(l->cursor, "0") == 0;
+	return n;
+}
+
+static void take_set(struct large *l, struct slice reply)
+{
+	struct values w;
+	int64_t n = take_scan(l, reply, &w);
+
+	if (n <= 0)
+		return;
+	struct block *b = large_block(l);
+	block_open(b, "SADD", NULL);
+	for (int64_t i = 0; i < n; i++) {
+		struct slice member = values_text(&w);
+		block_element(b, 1, &member);
+	}
+	block_close(b);
+	large_adapt(l, (uint64_t)n, reply.n);
+}
+
+static void read_set(struct large *l)
+{
+	read_scan(l, "SSCAN", take_set);
+}
+
+/* Pairs in turn; ZADD wants the second one first. */
+static void take_pairs(struct large *l, struct values w, int64_t n, const char *verb, bool swap)
+{
+	struct block *b = large_block(l);
+
+	block_open(b, verb, NULL);
+	for (int64_t i = 0; i + 1 < n; i += 2) {
+		struct slice pair[2];
+		pair[swap] = values_text(&w);
+		pair[!swap] = values_text(&w);
+		block_element(b, 2, pair);
+	}
+	block_close(b);
+}
+
+static void take_zset(struct large *l, struct slice reply)
+{
+	struct values w;
+	int64_t n = take_scan(l, reply, &w);
+
+	if (n <= 0)
+		return;
+	take_pairs(l, w, n, "ZADD", true);
+	large_adapt(l, (uint64_t)n / 2, reply.n);
+}
+
+static void read_zset(struct large *l)
+{
+	read_scan(l, "ZSCAN", take_zset);
+}
+
+static void read_hash(struct large *l);
+
+/* [expiry of each field] of one HPEXPIRETIME: -1 none, -2 the field is gone. */
+static void take_field_expiry(struct large *l, struct slice reply)
+{
+	struct values w = values_over(reply);
+	int64_t ms;
+
+	for (int64_t n = values_children(&w); n > 0; n--) {
+		struct slice field = values_text(&l->fields);
+		values_whole(&l->fields); /* its value */
+		if (!field.p || !values_int(&w, &ms)) {
+			large_fail(l, RECIPE_ERROR, "HPEXPIRETIME was not answered as expected");
+			return;
+		}
+		if (ms >= 0 && !receiver_has_field_expiry(&l->o.to_kind)) {
+			large_fail(l, RECIPE_CANNOT, "%s", field_expiry_reason(1));
+			return;
+		}
+		if (ms >= 0)
+			expire_add(&l->expire, field, ms);
+	}
+	if (l->read_left > 0)
+		return;
+	expire_end(&l->expire);
+	l->read = read_hash;
+}
+
+/* Asks for the expiry of the fields in l->held. */
+static void read_field_expiry(struct large *l)
+{
+	struct values w = l->fields;
+	struct slice argv[4 + BLOCK_ELEMENTS] = { SLICE_LIT("HPEXPIRETIME"), l->o.key, SLICE_LIT("FIELDS") };
+	char count[16];
+	int n = 0;
+
+	while (w.p < w.end) {
+		argv[4 + n++] = values_text(&w);
+		values_whole(&w);
+		if (n < BLOCK_ELEMENTS && w.p < w.end)
+			continue;
+		argv[3] = slice(count, (size_t)snprintf(count, sizeof(count), "%d", n));
+		large_request(l, 4 + n, argv);
+		n = 0;
+	}
+	l->all_read = strcmp(l->cursor, "0") == 0;
+	large_ask(l, take_field_expiry);
+}
+
+static void take_hash(struct large *l, struct slice reply)
+{
+	struct values w;
+	int64_t n = take_scan(l, reply, &w);
+
+	if (n <= 0)
+		return;
+	take_pairs(l, w, n, "HSET", false);
+	large_adapt(l, (uint64_t)n / 2, reply.n);
+	if (!receiver_has_field_expiry(&l->o.from_kind))
+		return;
+	/* HSET took away what expiry a field had: it follows, in the next batch. */
+	if (!l->held)
+		l->held = sdsempty();
+	sdsclear(l->held);
+	l->held = sdscatlen(l->held, w.p, (size_t)(w.end - w.p));
+	l->fields = (struct values){ l->held, l->held + sdslen(l->held) };
+	l->read = read_field_expiry;
+	l->all_read = false;
+}
+
+static void read_hash(struct large *l)
+{
+	read_scan(l, "HSCAN", take_hash);
+}
+
+bool large_choose(struct large *l, struct slice type)
+{
+	static const struct {
+		const char *type;
+		void (*read)(struct large *);
+	} kinds[] = {
+		{ "string", read_string }, { "list", read_list }, { "set", read_set },
+		{ "zset", read_zset },     { "hash", read_hash }, { "stream", large_stream_read },
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (slice_is(type, kinds[i].type)) {
+			l->read = kinds[i].read;
+			return true;
+		}
+	return false;
+}

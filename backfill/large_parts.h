@@ -1,0 +1,60 @@
+/* large_parts.h - what the readers of the several types share. Internal to large.c, large_kinds.c and large_stream.c. */
+#ifndef CROSSFADE_LARGE_PARTS_H
+#define CROSSFADE_LARGE_PARTS_H
+
+#include <stdbool.h>
+
+#include "backfill/block.h"
+#include "backfill/large.h"
+#include "backfill/recipe_parts.h"
+#include "backfill/values.h"
+
+struct large_stream;
+
+/* Life: large_start → reads and writes in turn → large_done (all read, all written) or large_fail or large_cancel → `over` → released once the last
+ * reply came. Invariant: at most one request batch is under way on each connection, and what was read is in `block` until the
+ * batch before it was acknowledged. */
+struct large {
+	struct large_options o; /* o.key is key */
+	sds key, tmp;
+	large_fn *fn;
+	void *arg;
+	bool over;
+	unsigned read_left, write_left; /* replies still to come */
+	bool all_read, written;         /* written: the temporary key may exist */
+	uint64_t bytes, bytes_told;
+	int64_t expires_at_ms;
+	/* reading */
+	void (*read)(struct large *l);                         /* asks for the next chunk */
+	void (*take)(struct large *l, struct slice reply);     /* takes one reply of it */
+	sds request;
+	unsigned nrequests;
+	unsigned want;    /* elements of the next chunk */
+	uint64_t offset;  /* lists, strings */
+	char cursor[24];  /* scans */
+	sds held;         /* a reply that is needed while the next one comes */
+	/* writing: commands for the temporary key, not sent yet */
+	struct block block;
+	struct expire_run expire;
+	struct values fields; /* hashes: a walk over `held`, in step with the replies of HPEXPIRETIME */
+	struct large_stream *stream;
+};
+
+/* Starts a command of the next request, to be filled by resp_cat_bulk on l->request. */
+void large_request(struct large *l, int argc, const struct slice *argv);
+void large_request_words(struct large *l, const char *verb, ...); /* the verb, the key, words */
+/* Sends what was asked for; take is called for each reply. */
+void large_ask(struct large *l, void (*take)(struct large *l, struct slice reply));
+void large_fail(struct large *l, enum recipe_result result, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* The size of the next chunk by what this one weighed. */
+void large_adapt(struct large *l, uint64_t elements, size_t bytes);
+/* The block, begun if it was empty. */
+struct block *large_block(struct large *l);
+
+/* The readers by TYPE's answer; false: there is none. */
+bool large_choose(struct large *l, struct slice type);
+
+void large_stream_read(struct large *l);
+void large_stream_release(struct large *l);
+
+#endif

@@ -1,0 +1,629 @@
+/* scan.c - the copy of everything: which slots there are to do, what their keys are, and when a slot is done.
+ *
+ *   TODO ──list asked──► OPEN ──every key listed, every copy acknowledged, same owner──► DONE
+ *    ▲                    │
+ *    └──── misrouted key, lost connection, moved slot, migrating ◄┘   (after a pause)
+ *
+ * Race 8: the list of a slot stands between two probes of the same connection. A node that does not own the slot answers the probe with MOVED, one that
+ * is giving it away with ASK; a list between two integers was made by the owner, and is whole. */
+#include "backfill/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "backfill/slot_tag.h"
+#include "resp/parse.h"
+#include "resp/write.h"
+
+#define LIST_SLACK 32
+#define AGAIN_S 0.25       /* a slot put back waits this long */
+#define COUNT_MAX 4096     /* slots counted by one pipelined request */
+#define RETRY_S 0.5
+#define RATE_SMOOTH 0.3
+
+/* ---- small helpers of every enumeration ---- */
+
+sds cat_probe(sds out, uint16_t slot)
+{
+	char key[64];
+	int n = snprintf(key, sizeof(key), "crossfade:probe:{%s}", slot_tag(slot));
+	struct slice words[2] = { SLICE_LIT("EXISTS"), slice(key, (size_t)n) };
+
+	return resp_cat_request(out, 2, words);
+}
+
+bool reply_each(struct slice reply, void (*fn)(void *arg, struct slice key), void *arg)
+{
+	const char *p = reply.p, *end = reply.p + reply.n;
+	struct resp_item item;
+	size_t used = resp_item(p, end, &item);
+
+	if (!used || (item.type != '*' && item.type != '~'))
+		return false;
+	for (int64_t left = item.n; left > 0; left--) {
+		p += used;
+		used = resp_item(p, end, &item);
+		if (!used)
+			return false;
+		if (item.type == '$')
+			fn(arg, item.text);
+	}
+	return true;
+}
+
+bool reply_scan(struct slice reply, uint64_t *cursor, struct slice *keys)
+{
+	const char *p = reply.p, *end = reply.p + reply.n;
+	struct resp_item item;
+	size_t used = resp_item(p, end, &item);
+	char digits[24];
+
+	if (!used || item.type != '*' || item.n != 2)
+		return false;
+	p += used;
+	used = resp_item(p, end, &item);
+	if (!used || item.type != '$' || item.text.n >= sizeof(digits))
+		return false;
+	memcpy(digits, item.text.p, item.text.n);
+	digits[item.text.n] = '\0';
+	*cursor = strtoull(digits, NULL, 10);
+	p += used;
+	*keys = slice(p, (size_t)(end - p));
+	return true;
+}
+
+bool scan_has_room(const struct backfill *b, uint64_t more)
+{
+	return b->scan.alive + b->scan.expected + more <= COPIES_MAX;
+}
+
+/* ---- units ---- */
+
+struct unit *unit_new(struct backfill *b, enum unit_kind kind)
+{
+	struct unit *u = must(calloc(1, sizeof(*u)));
+
+	u->b = b;
+	u->kind = kind;
+	u->next = b->scan.units;
+	if (u->next)
+		u->next->prev = u;
+	b->scan.units = u;
+	return u;
+}
+
+void unit_free(struct backfill *b, struct unit *u)
+{
+	assert(u->left == 0 && !u->conn);
+	if (u->prev)
+		u->prev->next = u->next;
+	else
+		b->scan.units = u->next;
+	if (u->next)
+		u->next->prev = u->prev;
+	free(u->slots);
+	free(u);
+}
+
+/* ---- slots ---- */
+
+void scan_slot_state(struct backfill *b, uint16_t slot, enum slot_state state)
+{
+	struct scan *s = &b->scan;
+	enum slot_state before = s->state[slot];
+	struct conn *c = conn_of(b, s->from, slot);
+
+	if (before == state)
+		return;
+	assert(before != SLOT_DONE); /* done is done: what comes later is the mirror's or a rescan's */
+	if (before == SLOT_TODO) {
+		s->todo--;
+		if (c)
+			c->scan_todo--;
+	}
+	if (state == SLOT_TODO) {
+		s->todo++;
+		if (c)
+			c->scan_todo++;
+	}
+	s->state[slot] = (uint8_t)state;
+	if (state == SLOT_DONE) {
+		stat_add(&b->stats->slots_done, 1);
+		checkpoint_touch(b);
+		b->host->slot_done(b->host->ctx, slot);
+	}
+}
+
+void scan_slot_again(struct backfill *b, uint16_t slot, double after)
+{
+	b->scan.due[slot] = bf_now(b) + after;
+	scan_slot_state(b, slot, SLOT_TODO);
+	bf_wake(b);
+}
+
+void scan_recount_todo(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+	struct conns *cs = &b->conns[s->from];
+
+	for (unsigned i = 0; i < cs->n; i++)
+		if (cs->list[i])
+			cs->list[i]->scan_todo = 0;
+	s->todo = 0;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (s->state[i] != SLOT_TODO)
+			continue;
+		struct conn *c = conn_of(b, s->from, (uint16_t)i);
+		s->todo++;
+		if (c)
+			c->scan_todo++;
+	}
+}
+
+static void slot_unit_end(struct backfill *b, struct unit *u)
+{
+	uint16_t slot = u->slot;
+
+	if (!u->broken)
+		b->scan.safe_keys += u->keys;
+	if (u->broken)
+		scan_slot_again(b, slot, AGAIN_S);
+	else
+		scan_slot_state(b, slot, SLOT_DONE);
+	unit_free(b, u);
+	scan_finish_if_done(b);
+}
+
+static void pass_unit_end(struct backfill *b, struct unit *u)
+{
+	if (!u->broken)
+		b->scan.safe_keys += u->keys;
+	for (unsigned i = 0; i < u->nslots; i++) {
+		if (u->broken)
+			scan_slot_again(b, u->slots[i], AGAIN_S);
+		else if (b->scan.state[u->slots[i]] == SLOT_OPEN)
+			scan_slot_state(b, u->slots[i], SLOT_DONE);
+	}
+	unit_free(b, u);
+	scan_finish_if_done(b);
+}
+
+void scan_settle(struct backfill *b, struct unit *u)
+{
+	if (u->left > 0 || u->conn)
+		return;
+	if (u->dead)
+		unit_free(b, u);
+	else if (u->kind == UNIT_WINDOW)
+		cursor_settle(b);
+	else if (!u->listed && !u->broken)
+		return; /* the enumeration goes on */
+	else if (u->kind == UNIT_SLOT)
+		slot_unit_end(b, u);
+	else
+		pass_unit_end(b, u);
+}
+
+/* ---- listing a slot ---- */
+
+static void take_key(void *arg, struct slice key)
+{
+	struct unit *u = arg;
+
+	u->keys++;
+	if (!is_temporary_key(key))
+		item_queue(u->b, item_new(u->b, key, u->slot, u));
+}
+
+static void unit_list_log(struct unit *u, struct slice reply)
+{
+	struct backfill *b = u->b;
+	char text[200];
+
+	if (reply_error(reply) != REPLY_ELSEWHERE && bf_may_log(b, LOGK_LIST))
+		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot list slot %u of the %s: %s", u->slot, side_name(b->scan.from),
+			     reply_text(reply, text, sizeof(text)));
+}
+
+/* Probe, list, probe. */
+static void on_list(void *arg, struct slice reply, const char *why)
+{
+	struct unit *u = arg;
+	struct backfill *b = u->b;
+	struct slice replies[3];
+	struct resp_item item;
+	struct conn *c = u->conn;
+	int64_t n;
+
+	if (!reply.p)
+		conn_was_lost(c, why);
+	else if (!conn_gather(c, reply, 3, replies))
+		return;
+	c->listing--;
+	u->conn = NULL;
+	if (!u->dead)
+		b->scan.expected -= u->asked;
+	if (u->dead || !reply.p) {
+		u->broken = true;
+		scan_settle(b, u);
+		return;
+	}
+	if (!reply_int(replies[0], &n) || !reply_int(replies[2], &n) ||
+	    !resp_item(replies[1].p, replies[1].p + replies[1].n, &item) || item.type != '*') {
+		for (int k = 0; k < 3; k++)
+			if (reply_error(replies[k]) != REPLY_FINE)
+				unit_list_log(u, replies[k]);
+		u->broken = true;
+		scan_settle(b, u);
+		return;
+	}
+	if ((uint64_t)item.n >= u->asked) {
+		/* More keys than were asked for: ask for more. */
+		b->scan.count[u->slot] = u->asked * 2;
+		b->scan.big[u->slot] = u->asked * 2 > SLOT_SCAN_OVER;
+		scan_slot_again(b, u->slot, 0);
+		unit_free(b, u);
+		return;
+	}
+	u->listed = true;
+	u->left++; /* items that end at once must not settle it before all are there */
+	reply_each(replies[1], take_key, u);
+	u->left--;
+	scan_settle(b, u);
+}
+
+static void slot_open(struct backfill *b, struct conn *c, uint16_t slot)
+{
+	struct unit *u = unit_new(b, UNIT_SLOT);
+	char number[16], count[16];
+
+	u->slot = slot;
+	u->conn = c;
+	u->asked = b->scan.count[slot] + b->scan.count[slot] / 8 + LIST_SLACK;
+	b->scan.expected += u->asked;
+	c->listing++;
+	scan_slot_state(b, slot, SLOT_OPEN);
+	snprintf(number, sizeof(number), "%u", slot);
+	snprintf(count, sizeof(count), "%u", u->asked);
+	sdsclear(b->scratch);
+	b->scratch = cat_probe(b->scratch, slot);
+	b->scratch = resp_cat_words(b->scratch, "CLUSTER", "GETKEYSINSLOT", number, count, NULL);
+	b->scratch = cat_probe(b->scratch, slot);
+	bulk_send(c->bulk, b->scratch, sdslen(b->scratch), 3, on_list, u);
+}
+
+/* Opens slots of this node while there is room. */
+static void conn_open_slots(struct backfill *b, struct conn *c, double now)
+{
+	struct scan *s = &b->scan;
+	unsigned looked = 0, big = 0;
+
+	while (c->scan_todo > 0 && c->listing < NODE_LISTS && looked < SLOTS) {
+		uint16_t slot = (uint16_t)c->scan_next;
+		c->scan_next = (c->scan_next + 1) % SLOTS;
+		looked++;
+		if (s->state[slot] != SLOT_TODO || s->due[slot] > now || conn_of(b, s->from, slot) != c)
+			continue;
+		if (s->big[slot]) {
+			big++;
+			continue;
+		}
+		if (!scan_has_room(b, s->count[slot] + LIST_SLACK)) {
+			c->scan_next = slot;
+			return;
+		}
+		slot_open(b, c, slot);
+	}
+	/* Big slots wait until the small ones of the node are listed: one pass over the node serves them all. */
+	if (looked == SLOTS && big > 0 && !c->pass && c->listing == 0)
+		pass_open(b, c);
+}
+
+/* ---- counting ---- */
+
+struct counting {
+	struct backfill *b;
+	struct conn *c;
+	uint16_t next;      /* replies come in the order of the slots */
+	unsigned n;
+	uint16_t slots[];
+};
+
+static void counting_end(struct counting *k)
+{
+	struct backfill *b = k->b;
+
+	free(k);
+	if (--b->scan.counting > 0 || b->scan.stage != SCAN_COUNT)
+		return;
+	scan_counts(b);
+}
+
+static void on_count(void *arg, struct slice reply, const char *why)
+{
+	struct counting *k = arg;
+	struct backfill *b = k->b;
+	int64_t n = 0;
+
+	if (!reply.p) {
+		conn_was_lost(k->c, why);
+		k->c->counted = false;
+		counting_end(k);
+		return;
+	}
+	if (reply_int(reply, &n) && n > 0) {
+		b->scan.count[k->slots[k->next]] = (uint32_t)n;
+		b->scan.big[k->slots[k->next]] = n > SLOT_SCAN_OVER;
+	}
+	if (++k->next == k->n)
+		counting_end(k);
+}
+
+static void count_send(struct backfill *b, struct conn *c, const uint16_t *slots, unsigned n)
+{
+	struct counting *k = must(malloc(sizeof(*k) + n * sizeof(*slots)));
+	char number[16];
+
+	*k = (struct counting){ .b = b, .c = c, .n = n };
+	memcpy(k->slots, slots, n * sizeof(*slots));
+	sdsclear(b->scratch);
+	for (unsigned i = 0; i < n; i++) {
+		snprintf(number, sizeof(number), "%u", slots[i]);
+		b->scratch = resp_cat_words(b->scratch, "CLUSTER", "COUNTKEYSINSLOT", number, NULL);
+	}
+	b->scan.counting++;
+	bulk_send(c->bulk, b->scratch, sdslen(b->scratch), n, on_count, k);
+}
+
+static void count_node(struct backfill *b, struct conn *c)
+{
+	uint16_t slots[COUNT_MAX];
+	unsigned n = 0;
+
+	c->counted = true;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (b->scan.state[i] == SLOT_DONE || conn_of(b, b->scan.from, (uint16_t)i) != c)
+			continue;
+		slots[n++] = (uint16_t)i;
+		if (n == COUNT_MAX) {
+			count_send(b, c, slots, n);
+			n = 0;
+		}
+	}
+	if (n)
+		count_send(b, c, slots, n);
+}
+
+static void count_all(struct backfill *b)
+{
+	struct conns *cs = &b->conns[b->scan.from];
+
+	b->scan.stage = SCAN_COUNT;
+	memset(b->scan.count, 0, sizeof(b->scan.count));
+	for (unsigned i = 0; i < cs->n; i++)
+		if (cs->list[i])
+			count_node(b, cs->list[i]);
+	if (b->scan.counting == 0)
+		scan_counts(b);
+}
+
+/* Every node has answered, or was lost: then it is asked again, since an unknown slot might be a huge one. */
+void scan_counts(struct backfill *b)
+{
+	struct conns *cs = &b->conns[b->scan.from];
+	uint64_t total = stat_get(&b->stats->keys_copied);
+
+	for (unsigned i = 0; i < cs->n; i++) {
+		if (cs->list[i] && !cs->list[i]->counted) {
+			b->scan.stage = SCAN_WAIT;
+			b->scan.retry_at = bf_now(b) + RETRY_S;
+			return;
+		}
+	}
+	for (unsigned i = 0; i < SLOTS; i++)
+		total += b->scan.count[i];
+	stat_set(&b->stats->keys_total, total);
+	b->scan.stage = SCAN_COPY;
+	b->scan.started = b->scan.sampled = bf_now(b);
+	b->scan.sampled_copied = stat_get(&b->stats->keys_copied);
+	bf_wake(b);
+}
+
+/* ---- beginning and end ---- */
+
+void scan_init(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+	bool paused = s->paused;
+	unsigned alive = s->alive, counting = s->counting;
+	struct unit *units = s->units;
+
+	memset(s, 0, sizeof(*s));
+	s->paused = paused;
+	s->alive = alive; /* copies of a stopped scan come back later */
+	s->counting = counting;
+	s->units = units;
+	s->windows_tail = &s->windows;
+	s->todo = SLOTS;
+}
+
+void scan_start(struct backfill *b)
+{
+	if (b->scan.stage != SCAN_OFF)
+		return;
+	scan_init(b);
+	b->scan.stage = SCAN_WAIT;
+	b->scan.paused = false;
+	stat_set(&b->stats->keys_copied, 0);
+	stat_set(&b->stats->bytes, 0);
+	stat_set(&b->stats->slots_done, 0);
+	stat_set(&b->stats->keys_total, 0);
+	stat_set(&b->stats->state, BF_RUNNING);
+	bf_wake(b);
+}
+
+static void scan_done_told(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (s->state[i] != SLOT_DONE)
+			continue;
+		n++;
+		b->host->slot_done(b->host->ctx, (uint16_t)i);
+	}
+	stat_set(&b->stats->slots_done, n);
+}
+
+static void scan_begin_copy(struct backfill *b, bool ok)
+{
+	(void)ok; /* told where it failed; verify counts functions that differ */
+	if (b->scan.stage != SCAN_FUNCTIONS)
+		return;
+	if (b->scan.cluster)
+		count_all(b);
+	else
+		cursor_begin(b);
+}
+
+/* Both sides are known: the checkpoint is read once, then functions, then keys. */
+static void scan_try_begin(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+	bool loaded;
+
+	s->from = bf_authority(b, 0);
+	if (!b->topology[s->from] || !b->topology[SIDE_OTHER(s->from)] || !conns_any(b, s->from) || !conns_any(b, SIDE_OTHER(s->from)))
+		return;
+	s->cluster = b->topology[s->from]->cluster;
+	if (!s->cluster)
+		snprintf(s->run_id, sizeof(s->run_id), "%s", b->topology[s->from]->nodes[0].run_id);
+	loaded = s->safe_cursor == 0 && s->todo == SLOTS && checkpoint_load(b);
+	scan_recount_todo(b);
+	if (loaded) {
+		b->host->log(b->host->ctx, BF_LOG_NOTICE, "backfill goes on from its checkpoint: %u of %u slots, %llu keys are copied",
+			     SLOTS - s->todo, SLOTS, (unsigned long long)stat_get(&b->stats->keys_copied));
+		scan_done_told(b);
+	}
+	if (s->stage == SCAN_DONE) {
+		stat_set(&b->stats->state, BF_DONE);
+		b->host->event(b->host->ctx, "backfill finished");
+		return;
+	}
+	s->stage = SCAN_FUNCTIONS;
+	functions_copy(b, s->from, scan_begin_copy);
+}
+
+void scan_finish_if_done(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+
+	if (s->stage != SCAN_COPY || s->todo > 0 || (!s->cluster && !(s->cursor_end && !s->windows)))
+		return;
+	for (unsigned i = 0; i < SLOTS && s->cluster; i++)
+		if (s->state[i] != SLOT_DONE)
+			return;
+	s->stage = SCAN_DONE;
+	/* keys_total was an estimate: keys came, went and expired meanwhile. */
+	stat_set(&b->stats->keys_total, stat_get(&b->stats->keys_copied));
+	stat_set(&b->stats->state, BF_DONE);
+	stat_set(&b->stats->eta_s, 0);
+	checkpoint_touch(b);
+	checkpoint_tick(b, bf_now(b), true);
+	b->host->event(b->host->ctx, "backfill finished");
+}
+
+void scan_stop(struct backfill *b)
+{
+	struct unit *u, *next;
+
+	for (u = b->scan.units; u; u = next) {
+		next = u->next;
+		u->dead = true;
+		if (u->kind == UNIT_PASS)
+			pass_abandon(u);
+		else
+			scan_settle(b, u);
+	}
+	biglane_drop(b->biglane);
+	scan_init(b);
+	stat_set(&b->stats->state, BF_IDLE);
+	checkpoint_remove(b);
+}
+
+void scan_feed(struct backfill *b, double now)
+{
+	struct scan *s = &b->scan;
+	struct conns *cs = &b->conns[s->from];
+
+	if (s->stage == SCAN_WAIT && now >= s->retry_at) {
+		s->retry_at = now + RETRY_S;
+		scan_try_begin(b);
+	}
+	if (s->stage != SCAN_COPY || s->paused)
+		return;
+	if (!s->cluster) {
+		cursor_feed(b, now);
+		return;
+	}
+	pass_feed(b);
+	for (unsigned i = 0; i < cs->n; i++)
+		if (cs->list[i] && cs->list[i]->scan_todo > 0 && conn_ready(cs->list[i], now) && cs->list[i]->work.n < 2 * NODE_WINDOW)
+			conn_open_slots(b, cs->list[i], now);
+}
+
+/* ---- changes of the topology ---- */
+
+static const struct node *node_of(const struct topology *t, uint16_t slot)
+{
+	uint16_t n = t ? (t->cluster ? t->slot_node[slot] : 0) : NODE_NONE;
+
+	return n == NODE_NONE ? NULL : &t->nodes[n];
+}
+
+/* Race 8: a slot whose owner changed while it was open is enumerated again, whatever was acknowledged of it. */
+void scan_topology(struct backfill *b, enum side side, const struct topology *before)
+{
+	struct scan *s = &b->scan;
+
+	if (side != s->from || s->stage < SCAN_COUNT || s->stage == SCAN_DONE)
+		return;
+	if (!s->cluster) {
+		cursor_begin(b);
+		return;
+	}
+	for (struct unit *u = s->units; u; u = u->next) {
+		unsigned n = u->kind == UNIT_SLOT ? 1 : u->nslots;
+		for (unsigned i = 0; i < n && !u->broken; i++) {
+			uint16_t slot = u->kind == UNIT_SLOT ? u->slot : u->slots[i];
+			const struct node *was = node_of(before, slot), *is = node_of(b->topology[side], slot);
+			if (!was || !is || !node_same(was, is))
+				u->broken = true;
+		}
+	}
+	scan_recount_todo(b);
+}
+
+/* ---- figures ---- */
+
+void scan_sample(struct backfill *b, double now)
+{
+	struct scan *s = &b->scan;
+	uint64_t copied = stat_get(&b->stats->keys_copied), total = stat_get(&b->stats->keys_total);
+	double dt = now - s->sampled;
+
+	if (s->stage != SCAN_COPY) {
+		stat_set(&b->stats->keys_per_s, 0);
+		stat_set(&b->stats->eta_s, s->stage == SCAN_DONE ? 0 : -1);
+		return;
+	}
+	if (dt < 0.2)
+		return;
+	double rate = (double)(copied - s->sampled_copied) / dt;
+	s->rate = s->rate > 0 ? s->rate * (1 - RATE_SMOOTH) + rate * RATE_SMOOTH : rate;
+	s->sampled = now;
+	s->sampled_copied = copied;
+	stat_set(&b->stats->keys_per_s, (uint64_t)lround(s->rate));
+	stat_set(&b->stats->eta_s, s->rate < 1 ? -1 : total > copied ? (int64_t)((double)(total - copied) / s->rate) + 1 : 0);
+}

@@ -1,0 +1,18 @@
+/* address.h - names of nodes: "host:port" texts, the address maps of the configuration, and their resolution. No state; resolve() may block on DNS. */
+#ifndef CROSSFADE_ADDRESS_H
+#define CROSSFADE_ADDRESS_H
+
+#include "proxy/config.h"
+
+#define ADDRESS_NAME_MAX 280
+
+/* "host:port", "[v6]:port": the form of all node names. */
+void address_name(char *name, size_t n, const char *host, uint16_t port);
+/* The reverse; also takes what redirects hold: "1:2::3:6379". False: no port in it. An empty host is allowed. */
+bool address_split(const char *name, size_t n, struct host_port *hp);
+/* Where an announced address is reached: host:port pairs win over hosts. */
+void address_map(const struct address_map *m, struct host_port *hp);
+/* First address of the name; false: it does not resolve, *why says why. */
+bool address_resolve(const struct host_port *hp, struct sockaddr_storage *addr, socklen_t *len, const char **why);
+
+#endif

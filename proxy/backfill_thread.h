@@ -1,0 +1,30 @@
+/* backfill_thread.h - the thread on which backfill/ runs: its loop, its mailbox, and the host functions that backfill/ asks for.
+ *
+ * Calls here are made by the control thread; they post and return. What owners post (backfill_thread_repair and so on) is in fleet.h.
+ * Life: new → (fleet_new) → begin → … → end (joins; before the fleet is freed) → free (after it). */
+#ifndef CROSSFADE_BACKFILL_THREAD_H
+#define CROSSFADE_BACKFILL_THREAD_H
+
+#include "proxy/fleet.h"
+#include "proxy/phases.h"
+
+struct backfill_thread;
+
+struct backfill_thread *backfill_thread_new(const struct config *config, struct mailboxes *mail, struct control *control, unsigned workers);
+void backfill_thread_begin(struct backfill_thread *t, struct fleet *fleet);
+void backfill_thread_end(struct backfill_thread *t);
+void backfill_thread_free(struct backfill_thread *t);
+
+/* `migration` counts for BACKFILL_START. */
+void backfill_thread_order(struct backfill_thread *t, enum backfill_order what, const struct order_args *args, const char *migration);
+void backfill_thread_topology(struct backfill_thread *t, struct topology *topology); /* takes the reference */
+void backfill_thread_rescan(struct backfill_thread *t, const struct slot_set *slots); /* NULL: all */
+
+const struct bf_stats *backfill_thread_stats(const struct backfill_thread *t);
+/* Orders were posted that the thread has not carried out yet: its stats do not show them. */
+bool backfill_thread_behind(const struct backfill_thread *t);
+
+/* Something happened, says the thread; implemented by control.c, runs on the control thread. */
+void control_backfill_event(void *control);
+
+#endif

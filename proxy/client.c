@@ -1,0 +1,488 @@
+#include "proxy/client.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "proxy/log.h"
+#include "resp/convert.h"
+#include "resp/write.h"
+
+#define READ_ROOM_MIN 4096 /* a read is given at least this much */
+#define ACCEPTS_PER_TURN 64
+
+static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
+static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
+
+/* --- life --- */
+
+void client_flush_soon(struct worker *w, struct client *c)
+{
+	if (c->flushing)
+		return;
+	c->flushing = true;
+	c->flush_next = w->flush_clients;
+	w->flush_clients = c;
+}
+
+static void again_soon(struct worker *w, struct client *c)
+{
+	if (c->again)
+		return;
+	c->again = true;
+	c->again_next = w->again_clients;
+	w->again_clients = c;
+}
+
+static struct client *client_new(struct worker *w, int fd)
+{
+	struct client *c = calloc(1, sizeof *c);
+	int one = 1;
+	struct timespec ts;
+
+	if (!c)
+		abort();
+	clock_gettime(CLOCK_REALTIME, &ts);
+	c->worker = w;
+	c->proto = 2;
+	c->since_ms = ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+	c->id = atomic_fetch_add(&w->fleet->next_client_id, 1) + 1;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	ev_io_init(&c->reader, on_readable, fd, EV_READ);
+	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
+	c->reader.data = c->writer.data = c;
+	ev_io_start(w->loop, &c->reader);
+	c->next = w->clients;
+	if (c->next)
+		c->next->prev = c;
+	w->clients = c;
+	atomic_fetch_add(&w->fleet->nclients, 1);
+	atomic_fetch_add_explicit(&w->stats->clients, 1, memory_order_relaxed);
+	return c;
+}
+
+static bool is_dead(const struct client *c)
+{
+	return c->reader.fd < 0;
+}
+
+static void drop_input(struct client *c)
+{
+	block_unref(c->in);
+	c->in = NULL;
+	c->in_off = 0;
+	if (c->parser) {
+		resp_request_release(c->parser);
+		free(c->parser);
+		c->parser = NULL;
+	}
+}
+
+/* The connection ends now; the memory is given back at the end of the turn, when no list can hold it. */
+static void client_drop(struct client *c)
+{
+	struct worker *w = c->worker;
+
+	if (is_dead(c))
+		return;
+	ev_io_stop(w->loop, &c->reader);
+	ev_io_stop(w->loop, &c->writer);
+	close(c->reader.fd);
+	c->reader.fd = -1;
+	for (struct req *r = c->head, *next; r; r = next) {
+		next = r->next;
+		r->client = NULL;
+		if (r->done)
+			req_free(w, r);
+	}
+	c->head = c->tail = NULL;
+	client_flush_soon(w, c);
+}
+
+static void client_free(struct client *c)
+{
+	struct worker *w = c->worker;
+
+	*(c->prev ? &c->prev->next : &w->clients) = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	atomic_fetch_sub(&w->fleet->nclients, 1);
+	atomic_fetch_sub_explicit(&w->stats->clients, 1, memory_order_relaxed);
+	drop_input(c);
+	outq_clear(&c->out);
+	sdsfree(c->name);
+	sdsfree(c->lib_name);
+	sdsfree(c->lib_ver);
+	free(c);
+}
+
+void client_close_after_replies(struct worker *w, struct client *c)
+{
+	c->closing = true;
+	client_flush_soon(w, c);
+}
+
+/* --- replies --- */
+
+void client_enqueue(struct client *c, struct req *r)
+{
+	r->client = c;
+	r->proto = c->proto;
+	r->next = NULL;
+	*(c->tail ? &c->tail->next : &c->head) = r;
+	c->tail = r;
+	c->inflight++;
+}
+
+static void emit(struct worker *w, struct client *c, struct req *r)
+{
+	if (r->proto == 2 && r->cmd && resp2_differs(r->cmd, slice(r->reply, r->reply_len))) { /* without cmd it is our own, and right as it is */
+		resp_request_reset(&w->reparser);
+		enum resp_status s = resp_request_parse(&w->reparser, r->bytes, r->len);
+		assert(s == RESP_OK);
+		(void)s;
+		uint32_t argc = words_of(w, &w->reparser, r->bytes);
+		sds out = resp2_convert(sdsempty(), r->cmd, argc, w->argv, slice(r->reply, r->reply_len));
+		outq_add(&c->out, out, sdslen(out), NULL);
+		sdsfree(out);
+		return;
+	}
+	outq_add(&c->out, r->reply, r->reply_len, r->reply_block);
+}
+
+void client_done(struct worker *w, struct req *r)
+{
+	struct client *c = r->client;
+
+	r->done = true;
+	if (!c) {
+		req_free(w, r);
+		return;
+	}
+	if (c->head != r)
+		return;
+	while ((r = c->head) && r->done) {
+		emit(w, c, r);
+		c->head = r->next;
+		if (!c->head)
+			c->tail = NULL;
+		c->inflight--;
+		req_free(w, r);
+	}
+	client_flush_soon(w, c);
+}
+
+void client_reply(struct worker *w, struct client *c, sds reply)
+{
+	if (!c->head) {
+		outq_add(&c->out, reply, sdslen(reply), NULL);
+		client_flush_soon(w, c);
+	} else {
+		struct req *r = req_new(w);
+		r->reply_block = block_copy(reply, sdslen(reply));
+		r->reply = r->reply_block->data;
+		r->reply_len = sdslen(reply);
+		r->done = true;
+		client_enqueue(c, r);
+	}
+	sdsfree(reply);
+}
+
+void client_error(struct worker *w, struct client *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	sds text = sdscatvprintf(sdsempty(), fmt, ap);
+	va_end(ap);
+	client_reply(w, c, resp_cat_error(sdsempty(), text));
+	sdsfree(text);
+}
+
+/* --- input --- */
+
+static bool over_limit(const struct client *c)
+{
+	return c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes >= CLIENT_OUT_PAUSE;
+}
+
+static void pause_reading(struct worker *w, struct client *c)
+{
+	c->paused = true;
+	ev_io_stop(w->loop, &c->reader);
+}
+
+/* Parses and dispatches what stands in [*off, used) of the block. False: no more input is wanted from this client. */
+static bool take_requests(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
+{
+	while (*off < b->used && !c->closing) {
+		if (over_limit(c)) {
+			pause_reading(w, c);
+			return true;
+		}
+		const char *at = b->data + *off;
+		enum resp_status s = resp_request_parse(p, at, b->used - *off);
+		if (s == RESP_MORE)
+			return true;
+		if (s == RESP_BAD) {
+			client_error(w, c, "ERR %s", p->error);
+			client_close_after_replies(w, c);
+			return false;
+		}
+		size_t used = p->used;
+		dispatch_request(w, c, p, b, at);
+		*off += used;
+		resp_request_reset(p);
+	}
+	return !c->closing;
+}
+
+/* An incomplete request moves into a block of the client's own, with room for what it is known to need. */
+static void keep_rest(struct client *c, const char *p, size_t n, size_t need)
+{
+	size_t cap = need > 2 * n ? need : 2 * n;
+	struct block *b = block_new(cap < BLOCK_SIZE ? BLOCK_SIZE : cap);
+
+	memcpy(b->data, p, n);
+	b->used = n;
+	c->in = b;
+	c->in_off = 0;
+	c->parser = malloc(sizeof *c->parser);
+	if (!c->parser)
+		abort();
+	resp_request_init(c->parser, &resp_default_limits);
+}
+
+static void make_room(struct client *c)
+{
+	struct block *b = c->in;
+	size_t left = b->used - c->in_off, want = c->parser->need > left + READ_ROOM_MIN ? c->parser->need : left + READ_ROOM_MIN;
+
+	if (b->cap - c->in_off >= want && b->cap > b->used)
+		return;
+	if (b->cap >= want && block_is_sole(b)) {
+		memmove(b->data, b->data + c->in_off, left);
+	} else {
+		struct block *bigger = block_new(want > 2 * left ? want : 2 * left);
+		memcpy(bigger->data, b->data + c->in_off, left);
+		block_unref(b);
+		c->in = b = bigger;
+	}
+	b->used = left;
+	c->in_off = 0;
+}
+
+static void take_own(struct worker *w, struct client *c)
+{
+	if (!take_requests(w, c, c->parser, c->in, &c->in_off) || c->in_off == c->in->used)
+		drop_input(c);
+}
+
+/* The shared read block: its tail is free as long as requests of earlier reads are held. */
+static struct block *shared_block(struct worker *w)
+{
+	struct block *b = w->read_block;
+
+	if (b && block_is_sole(b))
+		b->used = 0;
+	if (!b || b->cap - b->used < READ_ROOM_MIN) {
+		block_unref(b);
+		b = w->read_block = block_new(BLOCK_LARGE);
+	}
+	return b;
+}
+
+static void take_shared(struct worker *w, struct client *c, struct block *b, size_t off)
+{
+	block_ref(b);
+	resp_request_reset(&w->parser);
+	if (take_requests(w, c, &w->parser, b, &off) && off < b->used)
+		keep_rest(c, b->data + off, b->used - off, w->parser.need);
+	block_unref(b);
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
+{
+	struct client *c = io->data;
+	struct worker *w = c->worker;
+	bool own = c->in != NULL;
+	struct block *b;
+
+	(void)loop;
+	(void)revents;
+	if (own)
+		make_room(c);
+	b = own ? c->in : shared_block(w);
+	size_t off = b->used;
+	ssize_t n = recv(io->fd, b->data + off, b->cap - off, 0);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n == 0) { /* it may still read what it asked for (printf … | nc) */
+		ev_io_stop(w->loop, &c->reader);
+		client_close_after_replies(w, c);
+		return;
+	}
+	if (n < 0) {
+		client_drop(c);
+		return;
+	}
+	b->used += (size_t)n;
+	if (own)
+		take_own(w, c);
+	else
+		take_shared(w, c, b, off);
+	if (c->closing && !is_dead(c))
+		ev_io_stop(w->loop, &c->reader);
+}
+
+/* --- output --- */
+
+static void on_writable(struct ev_loop *loop, ev_io *io, int revents)
+{
+	struct client *c = io->data;
+
+	(void)revents;
+	ev_io_stop(loop, io);
+	client_flush_soon(c->worker, c);
+}
+
+static void flush_one(struct worker *w, struct client *c)
+{
+	if (!ev_is_active(&c->writer) && outq_write(&c->out, c->reader.fd) < 0) {
+		client_drop(c);
+		return;
+	}
+	if (!outq_empty(&c->out)) {
+		ev_io_start(w->loop, &c->writer);
+		if (c->out.bytes > (size_t)w->fleet->config->client_output_max) {
+			log_limited(LOG_WARNING, "client %llu does not read its replies: %zu bytes wait, over client-output-max; closed",
+				    (unsigned long long)c->id, c->out.bytes);
+			client_drop(c);
+		}
+	} else if (c->closing && !c->head) {
+		client_drop(c);
+	}
+	if (c->paused && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes < CLIENT_OUT_PAUSE / 2)
+		again_soon(w, c);
+}
+
+/* Before the loop sleeps: input that waited for room, then one write per client. */
+void clients_flush(struct worker *w)
+{
+	while (w->again_clients || w->flush_clients) {
+		struct client *c;
+		while ((c = w->again_clients)) {
+			w->again_clients = c->again_next;
+			c->again = false;
+			if (is_dead(c))
+				continue;
+			c->paused = false;
+			if (!c->closing)
+				ev_io_start(w->loop, &c->reader);
+			if (c->in)
+				take_own(w, c);
+		}
+		struct client *list = w->flush_clients;
+		w->flush_clients = NULL;
+		while ((c = list)) {
+			list = c->flush_next;
+			c->flushing = false;
+			if (!is_dead(c))
+				flush_one(w, c);
+			else if (!c->again)
+				client_free(c);
+			else
+				client_flush_soon(w, c);
+		}
+	}
+}
+
+/* --- accepting --- */
+
+static void refuse(int fd)
+{
+	static const char text[] = "-ERR max number of clients reached\r\n";
+
+	if (send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_debug("the refusal of a client could not be written: %s", strerror(errno));
+	close(fd);
+}
+
+static void on_accept_again(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	struct worker *w = t->data;
+
+	(void)revents;
+	ev_timer_stop(loop, t);
+	for (unsigned i = 0; i < w->nlisteners; i++)
+		ev_io_start(loop, &w->listeners[i]);
+}
+
+static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
+{
+	struct worker *w = io->data;
+
+	(void)revents;
+	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+		int fd = accept4(io->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0) {
+			if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
+				return;
+			log_limited(LOG_WARNING, "no client can be accepted: %s", strerror(errno));
+			for (unsigned k = 0; k < w->nlisteners; k++)
+				ev_io_stop(loop, &w->listeners[k]);
+			ev_timer_again(loop, &w->accept_again); /* the kernel keeps them in the queue meanwhile */
+			return;
+		}
+		if (atomic_load(&w->fleet->nclients) >= (uint64_t)atomic_load(&w->fleet->maxclients)) {
+			refuse(fd);
+			continue;
+		}
+		client_new(w, fd);
+	}
+}
+
+void clients_listen(struct worker *w, const int *fds, unsigned n)
+{
+	w->listeners = calloc(n, sizeof *w->listeners);
+	w->nlisteners = n;
+	for (unsigned i = 0; i < n; i++) {
+		ev_io_init(&w->listeners[i], on_accept, fds[i], EV_READ);
+		w->listeners[i].data = w;
+		ev_io_start(w->loop, &w->listeners[i]);
+	}
+	ev_init(&w->accept_again, on_accept_again);
+	w->accept_again.repeat = 0.1;
+	w->accept_again.data = w;
+}
+
+void clients_close_listeners(struct worker *w)
+{
+	for (unsigned i = 0; i < w->nlisteners; i++)
+		ev_io_stop(w->loop, &w->listeners[i]);
+	ev_timer_stop(w->loop, &w->accept_again);
+	free(w->listeners);
+	w->listeners = NULL;
+	w->nlisteners = 0;
+}
+
+void clients_close_idle(struct worker *w)
+{
+	for (struct client *c = w->clients; c; c = c->next)
+		if (!is_dead(c) && !c->head && outq_empty(&c->out) && !c->in)
+			client_drop(c);
+}
+
+void clients_close_all(struct worker *w)
+{
+	for (struct client *c = w->clients; c; c = c->next)
+		client_drop(c);
+	clients_flush(w);
+}

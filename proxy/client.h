@@ -1,0 +1,42 @@
+/* client.h - one client connection: what it sent that is not answered yet, in order, and the bytes that wait to be written.
+ *
+ * Invariants: replies leave in the order of requests; an idle client holds no buffer; what a client may have in flight and waiting to be read is
+ * bounded (it is not read from meanwhile). Thread: its worker's (home). */
+#ifndef CROSSFADE_CLIENT_H
+#define CROSSFADE_CLIENT_H
+
+#include <hiredis/sds.h>
+
+#include "proxy/worker.h"
+
+#define CLIENT_INFLIGHT_MAX 8192          /* requests not yet answered before its socket is not read any more */
+#define CLIENT_OUT_PAUSE (1024 * 1024)    /* bytes waiting for it to read, likewise */
+
+struct client {
+	struct client *prev, *next;
+	struct worker *worker;
+	ev_io reader, writer;
+	uint64_t id;
+	struct req *head, *tail;   /* not yet answered, in order */
+	uint32_t inflight;
+	uint8_t proto;
+	bool closing;              /* after what is queued was written */
+	bool paused;               /* over a limit: not read from */
+	bool flushing, again;      /* in the worker's lists */
+	struct client *flush_next, *again_next;
+	struct outq out;
+	struct block *in;          /* an incomplete request, or input that waits */
+	size_t in_off;
+	struct resp_request *parser; /* its state; NULL when in is NULL */
+	sds name, lib_name, lib_ver;
+	int64_t since_ms;
+};
+
+/* A reply of the proxy's own, in its place in the order. Takes the sds. */
+void client_reply(struct worker *w, struct client *c, sds reply);
+void client_error(struct worker *w, struct client *c, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void client_enqueue(struct client *c, struct req *r);
+void client_close_after_replies(struct worker *w, struct client *c);
+void client_flush_soon(struct worker *w, struct client *c);
+
+#endif

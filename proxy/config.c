@@ -1,0 +1,289 @@
+#include "proxy/config.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "proxy/config_options.h"
+#include "proxy/log.h"
+
+#define PASSWORD_MAX 4096
+
+struct config_retired {
+	struct config_retired *next;
+	char *password;
+};
+
+/* Where each option was set: for "set twice", and for errors that are found only when all is read. */
+struct reading {
+	struct config *c;
+	const char *file;
+	unsigned line;
+	unsigned *lines; /* by option; 0: not set */
+	char *err;
+	size_t errlen;
+};
+
+static bool fail(struct reading *r, unsigned line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static bool fail(struct reading *r, unsigned line, const char *fmt, ...)
+{
+	va_list ap;
+	int n = snprintf(r->err, r->errlen, line ? "%s:%u: " : "%s: ", r->file, line);
+
+	if (n < 0 || (size_t)n >= r->errlen)
+		return false;
+	va_start(ap, fmt);
+	vsnprintf(r->err + n, r->errlen - (size_t)n, fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+static bool read_words(struct reading *r, int argc, char **argv)
+{
+	const struct option *o = config_option_find(argv[0]);
+	char why[512];
+
+	if (!o)
+		return fail(r, r->line, "unknown option '%s': expected one of those in docs/configuration.md", argv[0]);
+	unsigned *set_at = &r->lines[o - config_options];
+	if (*set_at)
+		return fail(r, r->line, "%s is set on line %u already: expected it once", o->name, *set_at);
+	*set_at = r->line;
+	if (!config_option_read(r->c, o, argc - 1, argv + 1, why, sizeof(why)))
+		return fail(r, r->line, "%s", why);
+	return true;
+}
+
+static bool read_line(struct reading *r, char *line)
+{
+	int argc = 0;
+	bool ok = true;
+
+	line += strspn(line, " \t");
+	line[strcspn(line, "\r\n")] = '\0';
+	if (!*line || *line == '#')
+		return true;
+	sds *argv = sdssplitargs(line, &argc);
+	if (!argv)
+		return fail(r, r->line, "quotes do not match: expected name value …, with \"…\" or '…' closed and followed by a space");
+	if (argc > 0)
+		ok = read_words(r, argc, argv);
+	sdsfreesplitres(argv, argc);
+	return ok;
+}
+
+static bool read_file(struct reading *r)
+{
+	FILE *f = fopen(r->file, "re");
+	char *line = NULL;
+	size_t cap = 0;
+	bool ok = true;
+
+	if (!f)
+		return fail(r, 0, "cannot read the configuration: %s", strerror(errno));
+	while (ok && getline(&line, &cap, f) >= 0) {
+		r->line++;
+		ok = read_line(r, line);
+	}
+	if (ok && ferror(f))
+		ok = fail(r, 0, "cannot read the configuration: %s", strerror(errno));
+	free(line);
+	fclose(f);
+	return ok;
+}
+
+/* The first line of the file; never shown anywhere. */
+static bool read_password(struct reading *r, enum side side, unsigned line)
+{
+	struct side_config *s = &r->c->side[side];
+	char text[PASSWORD_MAX];
+	struct stat st;
+
+	if (!s->auth_file)
+		return true;
+	FILE *f = fopen(s->auth_file, "re");
+	if (!f)
+		return fail(r, line, "%s-auth-file '%s' cannot be read: %s", side_name(side), s->auth_file, strerror(errno));
+	if (fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & (S_IRWXO)))
+		log_warning("%s-auth-file '%s' is open to every user of this machine: chmod 600 it", side_name(side), s->auth_file);
+	char *got = fgets(text, sizeof(text), f);
+	fclose(f);
+	if (got)
+		text[strcspn(text, "\r\n")] = '\0';
+	if (!got || !*text)
+		return fail(r, line, "%s-auth-file '%s': expected the password on its first line, which is empty", side_name(side),
+			    s->auth_file);
+	s->password = strdup(text);
+	explicit_bzero(text, sizeof(text));
+	return true;
+}
+
+static unsigned set_on(const struct reading *r, const char *name)
+{
+	return r->lines[config_option_find(name) - config_options];
+}
+
+static bool check_side(struct reading *r, enum side side)
+{
+	const struct side_config *s = &r->c->side[side];
+	const char *user = side == SIDE_SOURCE ? "source-user" : "target-user";
+	const char *auth = side == SIDE_SOURCE ? "source-auth-file" : "target-auth-file";
+
+	if (s->user && !s->auth_file)
+		return fail(r, set_on(r, user), "%s is set without a password: expected %s, too", user, auth);
+	return read_password(r, side, set_on(r, auth));
+}
+
+static bool check(struct reading *r)
+{
+	struct config *c = r->c;
+
+	if (c->side[SIDE_SOURCE].nnodes == 0)
+		return fail(r, 0, "source-nodes is not set: expected host:port of one or more nodes of the Redis that is left");
+	return check_side(r, SIDE_SOURCE) && check_side(r, SIDE_TARGET);
+}
+
+static void set_defaults(struct config *c)
+{
+	char err[256];
+
+	for (unsigned i = 0; i < config_option_count; i++) {
+		char *word = (char *)(uintptr_t)config_options[i].fallback;
+		if (word && !config_option_read(c, &config_options[i], 1, &word, err, sizeof(err))) {
+			fprintf(stderr, "BUG: default of %s\n", err);
+			abort();
+		}
+	}
+}
+
+bool config_load(struct config *c, const char *file, char *err, size_t errlen)
+{
+	struct reading r = { c, file, 0, calloc(config_option_count, sizeof(unsigned)), err, errlen };
+
+	memset(c, 0, sizeof(*c));
+	c->file = strdup(file);
+	set_defaults(c);
+	bool ok = read_file(&r) && check(&r);
+	free(r.lines);
+	if (!ok)
+		config_release(c);
+	return ok;
+}
+
+static void forget(char *secret)
+{
+	if (secret)
+		explicit_bzero(secret, strlen(secret));
+	free(secret);
+}
+
+void config_release(struct config *c)
+{
+	for (unsigned i = 0; i < config_option_count; i++)
+		config_option_release(c, &config_options[i]);
+	for (int s = 0; s < SIDES; s++) {
+		forget(c->side[s].password);
+		c->side[s].password = NULL;
+	}
+	while (c->retired) {
+		struct config_retired *r = c->retired;
+		c->retired = r->next;
+		forget(r->password);
+		free(r);
+	}
+	free(c->file);
+	c->file = NULL;
+}
+
+/* The new password replaces the old one, to which connections may still refer. */
+static void take_password(struct config *c, struct config *fresh, enum side side)
+{
+	char **now = &c->side[side].password, **then = &fresh->side[side].password;
+
+	if (*now == *then || (*now && *then && strcmp(*now, *then) == 0))
+		return;
+	if (*now) {
+		struct config_retired *r = malloc(sizeof(*r));
+		*r = (struct config_retired){ c->retired, *now };
+		c->retired = r;
+	}
+	*now = *then;
+	*then = NULL;
+	log_notice("config: the %s's password was changed", side_name(side));
+}
+
+bool config_reload(struct config *c, char *err, size_t errlen)
+{
+	struct config *fresh = calloc(1, sizeof(*fresh));
+
+	if (!config_load(fresh, c->file, err, errlen)) {
+		free(fresh);
+		return false;
+	}
+	for (unsigned i = 0; i < config_option_count; i++) {
+		const struct option *o = &config_options[i];
+		sds now = config_option_text(sdsempty(), c, o), then = config_option_text(sdsempty(), fresh, o);
+		if (sdscmp(now, then) != 0) {
+			if (o->reloadable) {
+				config_option_move(c, fresh, o);
+				log_notice("config: %s is now '%s'", o->name, then);
+			} else {
+				log_warning("config: %s changed in %s, which takes effect at the next start only", o->name, c->file);
+			}
+		}
+		sdsfree(now);
+		sdsfree(then);
+	}
+	take_password(c, fresh, SIDE_SOURCE);
+	take_password(c, fresh, SIDE_TARGET);
+	config_release(fresh);
+	free(fresh);
+	return true;
+}
+
+bool config_set(struct config *c, const char *name, const char *value, char *err, size_t errlen)
+{
+	const struct option *o = config_option_find(name);
+	char *word = (char *)(uintptr_t)value;
+
+	if (!o) {
+		snprintf(err, errlen, "unknown option '%s'", name);
+		return false;
+	}
+	/* A password file is read and checked together with the rest of the file. */
+	if (!o->reloadable || o->type == OPTION_SECRET_FILE) {
+		snprintf(err, errlen, "%s cannot be changed here: edit %s and %s", o->name, c->file,
+			 o->reloadable ? "send SIGHUP" : "start again");
+		return false;
+	}
+	return config_option_read(c, o, 1, &word, err, errlen);
+}
+
+char *config_get(const struct config *c, const char *name)
+{
+	const struct option *o = config_option_find(name);
+
+	if (!o)
+		return NULL;
+	sds text = config_option_text(sdsempty(), c, o);
+	char *copy = strdup(text);
+	sdsfree(text);
+	return copy;
+}
+
+const char *config_option_name(unsigned i)
+{
+	return i < config_option_count ? config_options[i].name : NULL;
+}
+
+void config_print_options(FILE *out)
+{
+	for (unsigned i = 0; i < config_option_count; i++) {
+		const struct option *o = &config_options[i];
+		const char *fallback = !o->fallback ? "none" : *o->fallback ? o->fallback : "\"\"";
+		fprintf(out, "%-22s default %s%s\n    %s\n    expected: %s\n", o->name, fallback,
+			o->reloadable ? ", SIGHUP changes it" : "", o->help, o->expected);
+	}
+}

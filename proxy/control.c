@@ -1,0 +1,516 @@
+#include "proxy/control.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "proxy/control_internal.h"
+#include "proxy/log.h"
+
+#define SEEK_FIRST_S 10.0  /* a first start: without the source it ends */
+#define SEEK_AGAIN_S 2.0   /* with a record it serves what it can */
+#define TICK_S 0.1
+#define TICK_URGENT_S 0.005
+#define RESCAN_AFTER_S 0.2
+#define BACKLOG 4096
+#define VERSION_MIN 0x070000
+
+/* Reachable to the end: messages that were under way when the threads ended are nobody's any more. */
+static struct mailboxes *the_mail;
+
+/* ---- life ---- */
+
+static void control_set_state(struct control *c, enum control_state state)
+{
+	assert(state > c->run);
+	c->run = state;
+}
+
+void control_end_with(struct control *c, int exit_code)
+{
+	if (c->run == CONTROL_ENDING)
+		return;
+	c->exit_code = exit_code;
+	control_set_state(c, CONTROL_ENDING);
+	ev_break(c->loop, EVBREAK_ALL);
+}
+
+static unsigned worker_count(const struct config *config)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return config->workers > 0 ? (unsigned)config->workers : cores > 0 ? (unsigned)cores : 1;
+}
+
+static bool has_target(const struct control *c)
+{
+	return c->config->side[SIDE_TARGET].nnodes > 0;
+}
+
+static bool mirrors(enum phase phase)
+{
+	return phase != PHASE_PROXY && phase != PHASE_FINISHED;
+}
+
+/* Is the side that the proxy serves for a standalone server? As seen, else as recorded. */
+static bool is_standalone(const struct control *c)
+{
+	enum side side = c->record.phase == PHASE_FINISHED ? SIDE_TARGET : SIDE_SOURCE;
+	const struct topology *t = c->discovery[side] ? discovery_topology(c->discovery[side]) : NULL;
+
+	return t ? !t->cluster : c->record.sides[side].known && !c->record.sides[side].cluster;
+}
+
+static void begin_fleet(struct control *c)
+{
+	struct fleet_start *s = calloc(1, sizeof(*s));
+
+	c->workers = worker_count(c->config);
+	c->mail = the_mail = mailboxes_new(c->workers + 2);
+	mailbox_attach(c->mail, THREAD_CONTROL(c->workers), c->loop);
+	if (has_target(c) && c->record.phase != PHASE_FINISHED)
+		c->backfill = backfill_thread_new(c->config, c->mail, c, c->workers);
+	*s = (struct fleet_start){ .config = c->config, .mail = c->mail, .control = c, .backfill = c->backfill, .workers = c->workers,
+				   .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
+	memcpy(s->authority, c->record.authority, sizeof(s->authority));
+	memset(s->synced, c->record.backfill_done, sizeof(s->synced));
+	c->fleet = fleet_new(s);
+	free(s);
+	if (c->backfill)
+		backfill_thread_begin(c->backfill, c->fleet);
+}
+
+static void publish(struct control *c, struct topology *t)
+{
+	fleet_topology(c->fleet, topology_ref(t));
+	if (c->backfill)
+		backfill_thread_topology(c->backfill, topology_ref(t));
+}
+
+/* So that the next start is not a first one: it goes on without the source, too. */
+static void first_record(struct control *c)
+{
+	char err[512];
+
+	if (state_has_record(c->state))
+		return;
+	c->record.epoch = 1;
+	if (state_write(c->state, &c->record, err, sizeof(err)) != STATE_DURABLE)
+		log_warning("phase record: %s", err);
+}
+
+static void serve(struct control *c)
+{
+	control_set_state(c, CONTROL_SERVING);
+	ev_timer_stop(c->loop, &c->seek);
+	first_record(c);
+	c->phases = phases_new(&control_phase_io, c, worker_count(c->config), &c->record);
+	begin_fleet(c);
+	for (int s = 0; s < SIDES; s++) {
+		if (c->seen[s].known)
+			phases_identify(c->phases, (enum side)s, &c->seen[s]);
+		if (c->discovery[s] && discovery_topology(c->discovery[s]))
+			publish(c, discovery_topology(c->discovery[s]));
+	}
+	for (unsigned i = 0; i < c->nlisten_fds; i++)
+		if (listen(c->listen_fds[i], BACKLOG) < 0) {
+			log_warning("cannot listen: %s", strerror(errno));
+			control_end_with(c, 71);
+			return;
+		}
+	fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
+	phases_begin(c->phases, state_was_clean(c->state), control_now(c));
+	ev_timer_again(c->loop, &c->tick);
+	log_notice("ready on port %d, phase %s, %u workers", c->config->port, phase_names[c->record.phase], c->workers);
+}
+
+/* Every side that answers clients was seen. */
+static bool seen_enough(const struct control *c)
+{
+	for (unsigned slot = 0; slot < SLOTS; slot++) {
+		const struct discovery *d = c->discovery[c->record.authority[slot]];
+		if (!d || !discovery_topology(d))
+			return false;
+	}
+	return true;
+}
+
+static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct control *c = w->data;
+
+	(void)loop;
+	(void)revents;
+	if (c->run != CONTROL_SEEKING)
+		return;
+	if (state_has_record(c->state)) {
+		log_warning("not every side in charge answers: serving what can be served, and trying on");
+		serve(c);
+		return;
+	}
+	log_warning("the source was not reached within %g s: %s; is source-nodes right?", SEEK_FIRST_S,
+		    discovery_facts(c->discovery[SIDE_SOURCE])->down);
+	control_end_with(c, EXIT_UNREACHABLE);
+}
+
+/* ---- discovery's events ---- */
+
+static bool same_servers(const struct state_side *a, const struct state_side *b)
+{
+	if (a->cluster != b->cluster)
+		return false;
+	for (unsigned i = 0; i < a->nnodes; i++)
+		for (unsigned j = 0; j < b->nnodes; j++)
+			if ((*a->nodes[i].id && strcmp(a->nodes[i].id, b->nodes[j].id) == 0) ||
+			    (!a->cluster && *a->nodes[i].name && strcmp(a->nodes[i].name, b->nodes[j].name) == 0))
+				return true;
+	return false;
+}
+
+static const struct state_record *record_now(const struct control *c)
+{
+	return c->phases ? phases_record(c->phases) : &c->record;
+}
+
+/* While a node is down its identity is not whole: the last one stays. */
+static void remember(struct control *c, enum side side, const struct topology *t, const struct state_side *who)
+{
+	for (unsigned i = 0; i < t->nnodes; i++)
+		if (!t->nodes[i].up)
+			return;
+	c->seen[side] = *who;
+	if (c->phases)
+		phases_identify(c->phases, side, who);
+}
+
+static enum discovery_verdict on_look(void *ctx, enum side side, const struct topology *t, const struct state_side *who, char *why, size_t n)
+{
+	struct control *c = ctx;
+	const struct state_record *r = record_now(c);
+	bool starting = c->run == CONTROL_SEEKING;
+
+	if (side == SIDE_SOURCE && t->product == PRODUCT_REDIS && t->version < VERSION_MIN) {
+		snprintf(why, n, "it is Redis %u.%u.%u, and Crossfade needs 7.0 or later: upgrade it first", t->version >> 16,
+			 t->version >> 8 & 255, t->version & 255);
+		if (starting) {
+			log_warning("source: %s", why);
+			control_end_with(c, EXIT_UNREACHABLE);
+		}
+		return DISCOVERY_IGNORE;
+	}
+	if (r->phase == PHASE_PROXY || !r->sides[side].known || same_servers(&r->sides[side], who)) {
+		remember(c, side, t, who);
+		return DISCOVERY_TAKE;
+	}
+	snprintf(why, n, "these are not the servers of the migration that state-dir %s is about: give another state-dir, or the right %s-nodes",
+		 c->config->state_dir, side_name(side));
+	if (starting) {
+		log_warning("%s: %s", side_name(side), why);
+		control_end_with(c, STATE_EXIT_CORRUPT);
+	}
+	return DISCOVERY_IGNORE;
+}
+
+static void log_topology(const struct topology *t)
+{
+	log_verbose("%s: topology %llu: %s, %u nodes, %s %u.%u.%u", side_name(t->side), (unsigned long long)t->generation,
+		    t->cluster ? "cluster" : "standalone", t->nnodes, t->product == PRODUCT_VALKEY ? "valkey" : "redis", t->version >> 16,
+		    t->version >> 8 & 255, t->version & 255);
+	for (unsigned i = 0; i < t->nnodes; i++)
+		log_debug("%s: node %s %s, %s, %u replicas, clock %+lld us", side_name(t->side), t->nodes[i].name, t->nodes[i].id,
+			  t->nodes[i].up ? "up" : "down", t->nodes[i].replicas, (long long)t->nodes[i].clock_offset_us);
+}
+
+static void on_changed(void *ctx, enum side side, struct topology *t)
+{
+	struct control *c = ctx;
+
+	(void)side;
+	log_topology(t);
+	if (c->run == CONTROL_SERVING)
+		publish(c, t);
+	else if (c->run == CONTROL_SEEKING && seen_enough(c))
+		serve(c);
+}
+
+static void on_replaced(void *ctx, enum side side, const struct node *now, const char *what, const uint8_t *flags)
+{
+	struct control *c = ctx;
+	struct slot_set *slots = calloc(1, sizeof(*slots));
+	char why[512];
+	unsigned n = 0;
+
+	for (unsigned slot = 0; slot < SLOTS; slot++)
+		if (flags[slot]) {
+			slot_set_add(slots, slot);
+			n++;
+		}
+	snprintf(why, sizeof(why), "%s %s: %s", side_name(side), now->name, what);
+	log_warning("%s: its %u slots are compared again, writes may be lost there", why, n);
+	if (c->phases && mirrors(record_now(c)->phase)) {
+		phases_verify_void(c->phases, why);
+		fleet_slots_dirty(c->fleet, slots); /* the owners ask for the rescan, when their versions have moved */
+	}
+	free(slots);
+}
+
+static void on_done(void *ctx, enum side side)
+{
+	struct control *c = ctx;
+
+	if (!(c->looking & 1u << side))
+		return;
+	c->looking &= ~(1u << side);
+	if (c->looking == 0 && c->phases)
+		phases_looked(c->phases, control_now(c));
+	control_pace(c);
+}
+
+/* ---- what workers tell ---- */
+
+void control_topology_wanted(struct control *c, enum side side, const char *why)
+{
+	if (c->discovery[side])
+		discovery_wanted(c->discovery[side], why);
+}
+
+void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why)
+{
+	phases_fenced(c->phases, worker, flip, ok, why, control_now(c));
+	control_pace(c);
+}
+
+void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram)
+{
+	phases_flipped(c->phases, worker, flip, held, pause_max_us, histogram, control_now(c));
+	control_pace(c);
+}
+
+void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why)
+{
+	phases_mirror_ready(c->phases, worker, ok, why, control_now(c));
+	control_pace(c);
+}
+
+void control_verify_void(struct control *c, const char *why)
+{
+	phases_verify_void(c->phases, why);
+}
+
+void control_slots_dirty(struct control *c)
+{
+	if (c->backfill && !ev_is_active(&c->rescan)) {
+		ev_timer_set(&c->rescan, RESCAN_AFTER_S, 0.);
+		ev_timer_start(c->loop, &c->rescan);
+	}
+}
+
+void control_backfill_event(void *control)
+{
+	struct control *c = control;
+
+	if (c->run == CONTROL_SERVING)
+		phases_tick(c->phases, control_now(c));
+	control_pace(c);
+}
+
+static void on_rescan(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct control *c = w->data;
+	enum phase phase = record_now(c)->phase;
+
+	(void)loop;
+	(void)revents;
+	if (mirrors(phase) && phase != PHASE_MIRROR)
+		backfill_thread_rescan(c->backfill, NULL);
+}
+
+/* ---- the tick ---- */
+
+void control_pace(struct control *c)
+{
+	double want;
+
+	if (c->run != CONTROL_SERVING)
+		return;
+	want = phases_urgent(c->phases) ? TICK_URGENT_S : TICK_S;
+	if (c->tick.repeat != want) {
+		c->tick.repeat = want;
+		ev_timer_again(c->loop, &c->tick);
+	}
+	for (int s = 0; s < SIDES; s++)
+		if (c->discovery[s])
+			discovery_hold(c->discovery[s], phases_fencing(c->phases));
+}
+
+static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct control *c = w->data;
+
+	(void)loop;
+	(void)revents;
+	if (c->run != CONTROL_SERVING)
+		return;
+	phases_tick(c->phases, control_now(c));
+	control_pace(c);
+}
+
+/* ---- orders, configuration ---- */
+
+bool control_serving(const struct control *c)
+{
+	return c->run == CONTROL_SERVING;
+}
+
+void control_order(struct control *c, enum order order, const struct order_args *args, struct answer answer)
+{
+	if (c->run != CONTROL_SERVING) {
+		answer.fn(answer.arg, ANSWER_UNREACHABLE, "crossfade is starting or ending: try again in a moment");
+		return;
+	}
+	phases_order(c->phases, order, args, answer, control_now(c));
+	control_pace(c);
+}
+
+static void apply_config(struct control *c)
+{
+	log_set_level((enum log_level)c->config->loglevel);
+	if (strcmp(c->logfile, c->config->logfile) != 0) {
+		if (!log_open(c->config->logfile))
+			log_warning("logfile %s cannot be opened: %s", c->config->logfile, strerror(errno));
+		snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
+	}
+	if (c->fleet)
+		fleet_set_limits(c->fleet, c->config->maxclients);
+}
+
+void control_reload(struct control *c)
+{
+	const char *before[SIDES] = { c->config->side[0].password, c->config->side[1].password };
+	char err[1024];
+
+	if (!config_reload(c->config, err, sizeof(err))) {
+		log_warning("reload: %s: nothing was changed", err);
+		return;
+	}
+	apply_config(c);
+	for (int s = 0; s < SIDES; s++) {
+		const char *now = c->config->side[s].password;
+		if (now == before[s])
+			continue;
+		if (c->fleet)
+			fleet_set_password(c->fleet, (enum side)s, now);
+		if (c->discovery[s])
+			discovery_reconnect(c->discovery[s]);
+	}
+	log_notice("reload: done");
+}
+
+void control_reopen(struct control *c)
+{
+	if (!log_open(c->config->logfile))
+		log_warning("logfile %s cannot be reopened: %s", c->config->logfile, strerror(errno));
+	else
+		log_notice("log reopened");
+}
+
+bool control_config_set(struct control *c, const char *name, const char *value, char *err, size_t errlen)
+{
+	if (!config_set(c->config, name, value, err, errlen))
+		return false;
+	apply_config(c);
+	log_notice("config: %s was set to '%s' on the admin socket", name, value);
+	return true;
+}
+
+char *control_config_get(struct control *c, const char *name)
+{
+	return config_get(c->config, name);
+}
+
+/* ---- beginning and end ---- */
+
+static void begin_discovery(struct control *c)
+{
+	struct discovery_events events = { c, on_look, on_changed, on_replaced, on_done };
+
+	for (int s = 0; s < SIDES; s++) {
+		if (c->config->side[s].nnodes == 0 || (s == SIDE_SOURCE && c->record.phase == PHASE_FINISHED))
+			continue;
+		c->discovery[s] = discovery_new(c->loop, c->config, (enum side)s, &events);
+		discovery_refresh(c->discovery[s]);
+	}
+}
+
+struct control *control_new(const struct control_options *o)
+{
+	struct control *c = calloc(1, sizeof(*c));
+
+	c->loop = o->loop;
+	c->config = o->config;
+	c->state = o->state;
+	memcpy(c->listen_fds, o->listen_fds, o->nlisten_fds * sizeof(int));
+	c->nlisten_fds = o->nlisten_fds;
+	snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
+	if (state_has_record(c->state))
+		c->record = *state_loaded(c->state);
+	c->throttle = (struct throttle){ c->config->backfill_keys_per_s, c->config->backfill_bytes_per_s, c->config->backfill_adaptive };
+	ev_init(&c->tick, on_tick);
+	c->tick.repeat = TICK_S;
+	ev_timer_init(&c->seek, on_seek, state_has_record(c->state) ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
+	ev_init(&c->rescan, on_rescan);
+	c->tick.data = c->seek.data = c->rescan.data = c;
+	ev_timer_start(c->loop, &c->seek);
+	begin_discovery(c);
+	return c;
+}
+
+void control_stop(struct control *c)
+{
+	log_notice("ending: no new clients, what is in flight is answered");
+	control_end_with(c, 0);
+}
+
+/* An unfinished flip is undone first, then copying ends, then the workers: each may still need the next one. */
+static void end_threads(struct control *c)
+{
+	if (c->phases)
+		phases_end(c->phases);
+	if (!c->fleet)
+		return;
+	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
+	backfill_thread_end(c->backfill);
+	fleet_drain(c->fleet);
+	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
+	fleet_free(c->fleet);
+	backfill_thread_free(c->backfill);
+	mailbox_detach(c->mail, THREAD_CONTROL(c->workers));
+}
+
+void control_free(struct control *c)
+{
+	bool served = c->fleet != NULL;
+
+	ev_timer_stop(c->loop, &c->tick);
+	ev_timer_stop(c->loop, &c->seek);
+	ev_timer_stop(c->loop, &c->rescan);
+	for (int s = 0; s < SIDES; s++)
+		discovery_free(c->discovery[s]);
+	end_threads(c);
+	phases_free(c->phases);
+	for (unsigned i = 0; i < c->nlisten_fds; i++)
+		close(c->listen_fds[i]);
+	/* Nothing ran: what the last process left behind is as it was. */
+	if (c->exit_code == 0 && (served || state_was_clean(c->state)))
+		state_mark_clean(c->state);
+	log_notice("ended");
+	free(c);
+}
+
+int control_exit_code(const struct control *c)
+{
+	return c->exit_code;
+}

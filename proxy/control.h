@@ -1,0 +1,42 @@
+/* control.h - the control thread: the main thread's loop, on which topology, phases, the admin socket and signals live.
+ *
+ *   SEEKING ──the sides in charge were seen, or a record says go on──► SERVING ──TERM──► ENDING ──► the loop ends
+ *      └──10 s and no record, a source too old, foreign servers──► the loop ends with an exit code
+ *
+ * What workers report comes in by the control_… functions of fleet.h, which run here, too. */
+#ifndef CROSSFADE_CONTROL_H
+#define CROSSFADE_CONTROL_H
+
+#include <ev.h>
+
+#include "proxy/config.h"
+#include "proxy/phases.h"
+#include "proxy/state.h"
+
+#define EXIT_UNREACHABLE 69
+
+struct control;
+
+struct control_options {
+	struct ev_loop *loop;
+	struct config *config;
+	struct state *state;
+	const int *listen_fds; /* bound, not yet listening; owned by control from here on */
+	unsigned nlisten_fds;
+};
+struct control *control_new(const struct control_options *o);
+void control_free(struct control *c); /* after the loop ended; joins the threads, marks a clean end */
+int control_exit_code(const struct control *c);
+
+void control_stop(struct control *c);   /* TERM, INT */
+void control_reload(struct control *c); /* HUP */
+void control_reopen(struct control *c); /* USR1 */
+
+/* For the admin socket. */
+void control_order(struct control *c, enum order order, const struct order_args *args, struct answer answer);
+bool control_config_set(struct control *c, const char *name, const char *value, char *err, size_t errlen);
+char *control_config_get(struct control *c, const char *name); /* malloc'd, NULL: no such option */
+bool control_serving(const struct control *c);
+char *control_status(struct control *c); /* JSON, malloc'd */
+
+#endif

@@ -1,0 +1,58 @@
+/* control_internal.h - shared by control.c (life), control_io.c (the phases' seam) and status.c. */
+#ifndef CROSSFADE_CONTROL_INTERNAL_H
+#define CROSSFADE_CONTROL_INTERNAL_H
+
+#include "proxy/admin.h"
+#include "proxy/backfill_thread.h"
+#include "proxy/control.h"
+#include "proxy/discovery.h"
+#include "proxy/fleet.h"
+
+enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_ENDING };
+
+struct throttle {
+	int64_t keys_per_s, bytes_per_s;
+	bool adaptive;
+};
+
+struct control {
+	struct ev_loop *loop;
+	struct config *config;
+	struct state *state;
+	enum control_state run;
+	int exit_code;
+	int listen_fds[2 * CONFIG_MAX_BINDS];
+	unsigned nlisten_fds, workers;
+	struct discovery *discovery[SIDES]; /* NULL: not configured, or finished with */
+	struct mailboxes *mail;
+	struct fleet *fleet;
+	struct backfill_thread *backfill; /* NULL: plain proxy */
+	struct phases *phases;
+	struct admin *admin;
+	struct throttle throttle;
+	ev_timer tick, seek, rescan;
+	unsigned looking; /* bit per side: phases wait for a refresh of it */
+	struct state_record record; /* what phases begin with */
+	struct state_side seen[SIDES];
+	char logfile[4096];
+};
+
+static inline int64_t control_now(const struct control *c)
+{
+	return (int64_t)(ev_now(c->loop) * 1000);
+}
+
+/* Sets the pace of the tick by what the phases wait for. To be called after everything that may have changed it. */
+void control_pace(struct control *c);
+void control_end_with(struct control *c, int exit_code);
+
+/* control_io.c */
+extern const struct phase_io control_phase_io;
+struct fleet_sums {
+	uint64_t clients, commands, effects, queued, queued_bytes, mismatches, snapshots, foreign, dirty_keys, dirty_slots, unknown_outcome;
+	int64_t lag_us;
+};
+void control_sums(const struct control *c, struct fleet_sums *sums);
+char *control_verify_json(const struct control *c);
+
+#endif

@@ -1,0 +1,203 @@
+/* From a parsed request to the slot's owner: command table, arity, keys, slot; what is answered or refused here. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "proxy/client.h"
+#include "resp/convert.h"
+#include "resp/slot.h"
+#include "resp/write.h"
+
+uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes)
+{
+	if (p->argc > w->argv_cap) {
+		w->argv_cap = 2 * p->argc;
+		w->argv = realloc(w->argv, w->argv_cap * sizeof *w->argv);
+		if (!w->argv)
+			abort();
+	}
+	for (uint32_t i = 0; i < p->argc; i++)
+		w->argv[i] = resp_request_arg(p, bytes, i);
+	return p->argc;
+}
+
+static void unknown_command(struct worker *w, struct client *c, uint32_t argc)
+{
+	sds args = sdsempty();
+
+	for (uint32_t i = 1; i < argc && sdslen(args) < 128; i++) {
+		size_t room = 128 - sdslen(args), n = w->argv[i].n < room ? w->argv[i].n : room;
+		args = sdscatlen(args, "'", 1);
+		args = sdscatlen(args, w->argv[i].p, n);
+		args = sdscatlen(args, "' ", 2);
+	}
+	sds text = sdscatprintf(sdsempty(), "ERR unknown command '%.*s', with args beginning with: ",
+				(int)(w->argv[0].n < 128 ? w->argv[0].n : 128), w->argv[0].p);
+	text = sdscatsds(text, args);
+	client_reply(w, c, resp_cat_error(sdsempty(), text));
+	sdsfree(text);
+	sdsfree(args);
+}
+
+static void unknown_subcommand(struct worker *w, struct client *c, const struct command *cmd)
+{
+	char upper[64];
+	size_t i;
+
+	for (i = 0; cmd->name[i] && i < sizeof upper - 1; i++)
+		upper[i] = cmd->name[i] >= 'a' && cmd->name[i] <= 'z' ? (char)(cmd->name[i] - 32) : cmd->name[i];
+	upper[i] = '\0';
+	client_error(w, c, "ERR unknown subcommand '%.*s'. Try %s HELP.", (int)(w->argv[1].n < 128 ? w->argv[1].n : 128), w->argv[1].p, upper);
+}
+
+/* The row, or NULL after an error reply. */
+static const struct command *look_up(struct worker *w, struct client *c, uint32_t argc)
+{
+	const struct command *cmd = command_find(w->argv[0]), *sub;
+
+	if (!cmd) {
+		unknown_command(w, c, argc);
+		return NULL;
+	}
+	if (cmd->flags & CMD_CONTAINER && argc > 1) {
+		sub = command_find_sub(cmd, w->argv[1]);
+		if (!sub) {
+			unknown_subcommand(w, c, cmd);
+			return NULL;
+		}
+		cmd = sub;
+	}
+	if (!command_arity_ok(cmd, argc)) {
+		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+		return NULL;
+	}
+	return cmd;
+}
+
+/* BLOCK of XREAD and XREADGROUP stands before STREAMS. */
+static bool asks_to_block(const struct worker *w, const struct command *cmd, uint32_t argc)
+{
+	if (cmd->shape != SHAPE_STREAMS)
+		return false;
+	for (uint32_t i = 1; i < argc && !slice_is(w->argv[i], "STREAMS"); i++)
+		if (slice_is(w->argv[i], "BLOCK"))
+			return true;
+	return false;
+}
+
+/* The request as a command of its own that may outlive the read buffer: by reference, or rewritten as an array if it came inline. */
+static struct req *make_req(struct worker *w, const struct resp_request *p, const struct command *cmd, struct block *block, const char *bytes)
+{
+	struct req *r = req_new(w);
+
+	r->cmd = cmd;
+	r->write = cmd->flags & (CMD_WRITE | CMD_SCRIPT) || cmd->effect != EFFECT_NONE;
+	if (bytes[0] == '*') {
+		r->block = block_ref(block);
+		r->bytes = bytes;
+		r->len = p->used;
+		return r;
+	}
+	sds s = resp_cat_request(sdsempty(), (int)p->argc, w->argv);
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	sdsfree(s);
+	return r;
+}
+
+/* All keys of one slot? -1: no; -2: the arguments are wrong, any node words the error; SLOTS: no key. */
+static int common_slot(struct worker *w, const struct command *cmd, uint32_t argc)
+{
+	uint32_t first = command_first_key(cmd);
+	int n, slot;
+
+	if (first && cmd->nspecs == 1 && cmd->specs[0].a == 0 && first < argc)
+		return slot_of(w->argv[first]);
+	if (!cmd->nspecs)
+		return SLOTS;
+	while ((n = command_keys(cmd, argc, w->argv, w->keys, (int)w->keys_cap)) > (int)w->keys_cap) {
+		w->keys_cap = (size_t)n;
+		w->keys = realloc(w->keys, w->keys_cap * sizeof *w->keys);
+		if (!w->keys)
+			abort();
+	}
+	if (n <= 0)
+		return n < 0 ? -2 : SLOTS;
+	slot = slot_of(w->argv[w->keys[0].index]);
+	for (int i = 1; i < n; i++)
+		if (slot_of(w->argv[w->keys[i].index]) != slot)
+			return -1;
+	return slot;
+}
+
+static bool is_cluster(const struct worker *w, enum side side)
+{
+	return w->topology[side] && w->topology[side]->cluster;
+}
+
+static void forward(struct worker *w, struct client *c, struct req *r, int slot)
+{
+	r->slot = (uint16_t)(slot >= 0 && slot < SLOTS ? slot : (int)(c->id % SLOTS));
+	r->hash = 0;
+	client_enqueue(c, r);
+	worker_submit(w, r);
+}
+
+static void route(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
+		  const char *bytes)
+{
+	int slot = common_slot(w, cmd, argc);
+	struct req *r;
+
+	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
+		r = make_req(w, p, cmd, block, bytes);
+		if (is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index]))))
+			split_request(w, c, cmd, argc, r);
+		else
+			forward(w, c, r, slot_of(w->argv[w->keys[0].index]));
+		return;
+	}
+	if (slot == -1) {
+		slot = slot_of(w->argv[w->keys[0].index]);
+		if (is_cluster(w, SIDE_SOURCE)) {
+			client_error(w, c, "CROSSSLOT Keys in request don't hash to the same slot");
+			return;
+		}
+	}
+	forward(w, c, make_req(w, p, cmd, block, bytes), slot);
+}
+
+static void refuse(struct worker *w, struct client *c, const struct command *cmd)
+{
+	client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, cmd->why ? cmd->why : "refused by the command table");
+}
+
+void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
+{
+	uint32_t argc = words_of(w, p, bytes);
+	const struct command *cmd;
+
+	if (!argc || !(cmd = look_up(w, c, argc)))
+		return;
+	stat_bump(&w->stats->commands);
+	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
+	switch ((enum cmd_policy)cmd->policy) {
+	case POLICY_LOCAL:
+		local_request(w, c, cmd, argc);
+		return;
+	case POLICY_REFUSE:
+	case POLICY_LATER:
+		refuse(w, c, cmd);
+		return;
+	case POLICY_FANOUT:
+		fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
+		return;
+	case POLICY_FORWARD:
+	case POLICY_SPLIT:
+		if (asks_to_block(w, cmd, argc))
+			client_error(w, c, "ERR crossfade: the BLOCK option is not available yet");
+		else
+			route(w, c, p, cmd, argc, block, bytes);
+		return;
+	}
+}

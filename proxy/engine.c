@@ -1,0 +1,407 @@
+#include "proxy/engine_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced,
+			  const uint8_t *mine, struct worker_stats *stats)
+{
+	struct engine *e = calloc(1, sizeof *e);
+
+	if (!e)
+		abort();
+	e->io = *io;
+	e->opt = *o;
+	e->stats = stats;
+	e->mirroring = o->mirror;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		e->authority[i] = authority[i];
+		e->slots[i].flags = (mine[i] ? SLOT_MINE : 0) | (synced[i] ? SLOT_SYNCED : 0);
+	}
+	known_init(&e->known, o->known_max);
+	known_init(&e->foreign, o->known_max);
+	dirty_init(&e->dirty, o->dirty_max);
+	resp_request_init(&e->parser, &resp_default_limits);
+	return e;
+}
+
+void engine_free(struct engine *e)
+{
+	known_release(&e->known);
+	known_release(&e->foreign);
+	dirty_release(&e->dirty);
+	mirror_release_pool(e);
+	while (e->waits) {
+		struct slot_wait *w = e->waits;
+		e->waits = w->next;
+		free(w);
+	}
+	resp_request_release(&e->parser);
+	free(e->argv);
+	free(e->keys);
+	free(e);
+}
+
+enum side engine_authority(const struct engine *e, uint16_t slot)
+{
+	return slot_authority(e, slot);
+}
+
+const struct versions *engine_versions(const struct engine *e)
+{
+	return &e->versions;
+}
+
+bool engine_is_mirroring(const struct engine *e)
+{
+	return e->mirroring;
+}
+
+void engine_mirror(struct engine *e, bool on)
+{
+	e->mirroring = on;
+	if (on)
+		return;
+	dirty_clear(e);
+	known_clear(&e->known);
+	known_clear(&e->foreign);
+	for (unsigned i = 0; i < SLOTS; i++)
+		e->slots[i].flags &= SLOT_MINE;
+	e->dirty_slots = 0;
+}
+
+void engine_finish(struct engine *e, enum side authority)
+{
+	engine_mirror(e, false);
+	e->finished = true;
+	for (unsigned i = 0; i < SLOTS; i++)
+		atomic_store(&e->authority[i], authority);
+}
+
+/* Splits a whole request (an array of bulks) into e->argv; returns the number of words. */
+uint32_t engine_words(struct engine *e, const char *bytes, size_t len)
+{
+	resp_request_reset(&e->parser);
+	enum resp_status s = resp_request_parse(&e->parser, bytes, len);
+	assert(s == RESP_OK); /* it was parsed before, or is of our own making */
+	(void)s;
+	if (e->parser.argc > e->argv_cap) {
+		e->argv_cap = e->parser.argc * 2;
+		e->argv = realloc(e->argv, e->argv_cap * sizeof *e->argv);
+		if (!e->argv)
+			abort();
+	}
+	for (uint32_t i = 0; i < e->parser.argc; i++)
+		e->argv[i] = resp_request_arg(&e->parser, bytes, i);
+	return e->parser.argc;
+}
+
+/* --- slots that wait --- */
+
+struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why)
+{
+	struct slot_wait *w = e->slots[slot].wait;
+
+	if (!w) {
+		w = calloc(1, sizeof *w);
+		if (!w)
+			abort();
+		w->slot = slot;
+		w->next = e->waits;
+		if (w->next)
+			w->next->prev = w;
+		e->waits = w;
+		e->slots[slot].wait = w;
+	}
+	w->why |= why;
+	return w;
+}
+
+static void wait_free(struct engine *e, struct slot_wait *w)
+{
+	assert(!w->resend.head && !w->queue.head && !w->why);
+	*(w->prev ? &w->prev->next : &e->waits) = w->next;
+	if (w->next)
+		w->next->prev = w->prev;
+	e->slots[w->slot].wait = NULL;
+	free(w);
+}
+
+/* Must this command wait for what the slot waits for? */
+static bool must_wait(const struct slot_wait *w, const struct req *r)
+{
+	return w->queue.head || w->why & (WAIT_RESEND | WAIT_FENCE) || (w->why & WAIT_HOLD && r->write);
+}
+
+static void start(struct engine *e, struct req *r)
+{
+	if (e->mirroring && r->write && !r->mw)
+		mirror_prepare(e, r);
+	engine_transmit(e, r);
+}
+
+/* What waited goes on, in order, as far as nothing stands in its way. */
+static void wait_resume(struct engine *e, struct slot_wait *w)
+{
+	struct req *r;
+
+	if (w->why & WAIT_RESEND) {
+		if (e->slots[w->slot].inflight || e->io.now_us(e->io.ctx) < w->resume_us)
+			return;
+		w->why &= ~WAIT_RESEND;
+		struct req_list resend = w->resend;
+		w->resend = (struct req_list){ NULL, NULL };
+		while ((r = req_list_pop(&resend)))
+			start(e, r);
+	}
+	while ((r = w->queue.head) && !(w->why & WAIT_FENCE) && !(w->why & WAIT_HOLD && r->write)) {
+		req_list_pop(&w->queue);
+		start(e, r);
+	}
+	if (!w->why && !w->queue.head)
+		wait_free(e, w);
+}
+
+void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why)
+{
+	struct slot_wait *w = e->slots[slot].wait;
+
+	if (!w)
+		return;
+	w->why &= ~why;
+	wait_resume(e, w);
+}
+
+void engine_submit(struct engine *e, struct req *r)
+{
+	struct slot_wait *w = e->slots[r->slot].wait;
+
+	assert(e->slots[r->slot].flags & SLOT_MINE); /* invariant 1 */
+	if (w && must_wait(w, r)) {
+		r->since_us = e->io.now_us(e->io.ctx);
+		req_list_push(&w->queue, r);
+		return;
+	}
+	start(e, r);
+}
+
+/* Another node serves the slot from now on: what is in flight at the former one ends first, so that order is kept. */
+void engine_route_changed(struct engine *e, uint16_t slot)
+{
+	if (e->slots[slot].inflight)
+		engine_wait(e, slot, WAIT_RESEND);
+}
+
+/* --- to the authority and back --- */
+
+static void answer_text(struct engine *e, struct req *r, const char *text)
+{
+	struct block *b = block_new(strlen(text) + 8);
+
+	b->used = (size_t)snprintf(b->data, b->cap, "-%s\r\n", text);
+	r->reply_block = b;
+	r->reply = b->data;
+	r->reply_len = b->used;
+	e->io.answer(e->io.ctx, r);
+}
+
+bool engine_reply_is_error(const struct reply *r)
+{
+	return r->n && (r->p[0] == '-' || r->p[0] == '!');
+}
+
+/* Error replies that are about the cluster's state, not about the command: the command is sent again. */
+static const struct retry_error {
+	const char *word;
+	enum { RETRY_MOVED, RETRY_ASK, RETRY_LATER } how;
+} retry_errors[] = {
+	{ "-MOVED ", RETRY_MOVED },     { "-ASK ", RETRY_ASK },         { "-TRYAGAIN ", RETRY_LATER },
+	{ "-CLUSTERDOWN ", RETRY_LATER }, { "-LOADING ", RETRY_LATER }, { "-MASTERDOWN ", RETRY_LATER },
+	{ "-READONLY ", RETRY_LATER },
+};
+
+static const struct retry_error *retry_error(const struct reply *r)
+{
+	if (r->n < 5 || r->p[0] != '-')
+		return NULL;
+	for (size_t i = 0; i < sizeof retry_errors / sizeof *retry_errors; i++) {
+		size_t n = strlen(retry_errors[i].word);
+		if (r->n >= n && memcmp(r->p, retry_errors[i].word, n) == 0)
+			return &retry_errors[i];
+	}
+	return NULL;
+}
+
+/* Puts the request into the slot's resend list; false: it was tried long enough. */
+static bool resend(struct engine *e, struct req *r, int64_t delay_us)
+{
+	int64_t now = e->io.now_us(e->io.ctx);
+	struct slot_wait *w;
+
+	if (!r->resent) {
+		r->resent = true;
+		r->since_us = now;
+	} else if (now - r->since_us > e->opt.resend_us) {
+		return false;
+	}
+	if (r->mw)
+		mirror_redirected(r->mw);
+	w = engine_wait(e, r->slot, WAIT_RESEND);
+	req_list_push(&w->resend, r);
+	if (w->resume_us < now + delay_us)
+		w->resume_us = now + delay_us;
+	return true;
+}
+
+/* The reply says that the command has to go elsewhere or come later. True: it is taken care of. */
+static bool redirected(struct engine *e, struct req *r, const struct reply *reply)
+{
+	const struct retry_error *how = retry_error(reply);
+	enum side side = slot_authority(e, r->slot);
+	struct slice text = slice(reply->p + 1, reply->n - 3);
+
+	if (!how)
+		return false;
+	if (how->how == RETRY_LATER) {
+		/* a standalone server that is read-only or loads says so to the client */
+		if (!e->io.is_cluster(e->io.ctx, side))
+			return false;
+		e->io.refresh(e->io.ctx, side, "a node answered that it cannot serve its slots");
+		return resend(e, r, 20000);
+	}
+	uint16_t node = e->io.redirect(e->io.ctx, side, r->slot, text, how->how == RETRY_MOVED);
+	if (how->how == RETRY_ASK)
+		r->ask_node = node;
+	return resend(e, r, node == NODE_NONE ? 20000 : 0);
+}
+
+/* The connection broke. Reads and what was never sent are tried again; a write that may have been executed is answered with what is known. */
+static void lost(struct engine *e, struct req *r, const struct reply *reply)
+{
+	char text[400];
+
+	stat_add(&e->stats->errors_upstream, 1);
+	if ((!r->write || !reply->sent) && resend(e, r, 20000))
+		return;
+	if (r->write && reply->sent) {
+		stat_add(&e->stats->unknown_outcome, 1);
+		snprintf(text, sizeof text, "UNKNOWN the connection to %s before the reply came: whether the command was executed is unknown", reply->why);
+		mirror_unknown(e, r, reply->why);
+	} else {
+		snprintf(text, sizeof text, "CLUSTERDOWN %s", reply->why);
+		mirror_unknown(e, r, reply->why);
+	}
+	answer_text(e, r, text);
+}
+
+static void on_reply(void *arg, const struct reply *reply);
+
+void engine_transmit(struct engine *e, struct req *r)
+{
+	enum side side = slot_authority(e, r->slot);
+	uint16_t node = r->ask_node;
+	const char *bytes = r->mw ? r->mw->bytes : r->bytes;
+	size_t len = r->mw ? r->mw->len : r->len;
+
+	e->slots[r->slot].inflight++;
+	r->engine = e;
+	r->ask_node = NODE_NONE;
+	e->io.send(e->io.ctx, side, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
+	if (r->mw)
+		mirror_transmitted(e, r);
+}
+
+static void on_reply(void *arg, const struct reply *reply)
+{
+	struct req *r = arg;
+	struct engine *e = r->engine;
+	struct slot_state *s = &e->slots[r->slot];
+	uint16_t slot = r->slot;
+
+	assert(s->inflight > 0);
+	s->inflight--;
+	if (!reply->p) {
+		lost(e, r, reply);
+	} else if (reply->p[0] != '-' || !redirected(e, r, reply)) {
+		r->reply = reply->p;
+		r->reply_len = reply->n;
+		r->reply_block = reply->block ? block_ref(reply->block) : NULL;
+		if (r->mw)
+			mirror_replied(e, r, reply);
+		else
+			e->io.answer(e->io.ctx, r);
+	}
+	if (s->wait && s->inflight == 0)
+		wait_resume(e, e->slots[slot].wait);
+}
+
+/* --- turns --- */
+
+static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)
+{
+	struct slot_state *s = &e->slots[w->slot];
+
+	if (!w->hold_told && !s->inflight && !s->unacked) {
+		w->hold_told = true;
+		e->io.held(e->io.ctx, w->slot, true);
+	}
+	if (now >= w->hold_until_us) {
+		if (!w->hold_told)
+			e->io.held(e->io.ctx, w->slot, false);
+		engine_wait_lift(e, w->slot, WAIT_HOLD);
+	}
+}
+
+void engine_turn(struct engine *e)
+{
+	int64_t now = e->io.now_us(e->io.ctx);
+	struct slot_wait *w, *next;
+
+	for (w = e->waits; w; w = next) {
+		next = w->next;
+		if (w->why & WAIT_HOLD)
+			holds_turn(e, w, now);
+	}
+	for (w = e->waits; w; w = next) {
+		next = w->next;
+		if (w->why & WAIT_RESEND && !e->slots[w->slot].inflight)
+			wait_resume(e, w);
+	}
+	fence_turn(e);
+	dirty_pump(e);
+	atomic_store_explicit(&e->stats->queued, e->queued, memory_order_relaxed);
+	atomic_store_explicit(&e->stats->queued_bytes, e->queued_bytes, memory_order_relaxed);
+	atomic_store_explicit(&e->stats->dirty_keys, dirty_count(&e->dirty), memory_order_relaxed);
+	atomic_store_explicit(&e->stats->dirty_slots, e->dirty_slots, memory_order_relaxed);
+	if (!e->queued)
+		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
+}
+
+void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms)
+{
+	struct slot_wait *w = engine_wait(e, slot, WAIT_HOLD);
+
+	w->hold_until_us = e->io.now_us(e->io.ctx) + (int64_t)max_ms * 1000;
+	w->hold_told = false;
+}
+
+void engine_release(struct engine *e, uint16_t slot)
+{
+	engine_wait_lift(e, slot, WAIT_HOLD);
+}
+
+bool engine_wants_turns(const struct engine *e)
+{
+	return e->waits || e->fence.stage != FENCE_NONE || e->dirty.table || e->queued;
+}
+
+bool engine_idle(const struct engine *e)
+{
+	if (e->queued || e->waits)
+		return false;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (e->slots[i].inflight)
+			return false;
+	return true;
+}

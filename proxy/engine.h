@@ -1,0 +1,89 @@
+/* engine.h - what decides, for the slots of one worker: order, versions, effects, dirty keys, copies, fence. No I/O: everything it wants done it asks of `struct engine_io`,
+ * so that a simulation can drive it (the seam of design section 10).
+ *
+ * Upholds, per slot: single writer (1): every command of the slot passes engine_submit; same order (2): effects are queued in the order of the
+ * authority's replies; compare-and-set (3): engine_copy; accounting (4): a write is a `mwrite` from its sending until the follower's acknowledgement, or
+ * its key is dirty, or its slot is; flip (7): engine_fence … engine_flip.
+ *
+ * Thread: the owner's. Time: io->now_us, microseconds, monotonic. Ownership: a req submitted is the engine's until io->answer. */
+#ifndef CROSSFADE_ENGINE_H
+#define CROSSFADE_ENGINE_H
+
+#include "backfill/backfill.h"
+#include "proxy/fleet.h"
+#include "proxy/req.h"
+#include "proxy/versions.h"
+
+struct engine;
+
+struct engine_io {
+	void *ctx;
+	/* Sends bytes with `replies` commands on the data connection to the slot's node on that side, in the order of the calls; fn comes once per reply, never from
+	 * inside the call. node: NODE_NONE, or the node to ask instead (ASK). holder NULL: the bytes are copied. */
+	void (*send)(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+	/* One command on each connected node of a side; returns how many; fn comes once for each. replicas_only: only nodes that have replicas. */
+	unsigned (*send_each)(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg);
+	void (*answer)(void *ctx, struct req *r);        /* r->reply and r->reply_block are set */
+	/* MOVED or ASK: the node it names (made known if new), NODE_NONE if it cannot be; moved: the slot's route changes. */
+	uint16_t (*redirect)(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved);
+	void (*refresh)(void *ctx, enum side side, const char *why); /* the topology seems old */
+	bool (*is_up)(void *ctx, enum side side, uint16_t slot);     /* the data connection is there */
+	uint64_t (*generation)(void *ctx, enum side side);           /* of the topology in force */
+	bool (*has_expires)(void *ctx, enum side side);
+	void (*receiver)(void *ctx, enum side side, struct receiver *out);
+	bool (*is_cluster)(void *ctx, enum side side);
+	void (*repair)(void *ctx, struct slice key, uint16_t slot, uint8_t losses); /* ask the backfill worker for a copy */
+	void (*rescan)(void *ctx, uint16_t slot);
+	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
+	void (*held)(void *ctx, uint16_t slot, bool ok);
+	void (*fenced)(void *ctx, uint64_t flip, bool ok, const char *why);
+	int64_t (*now_us)(void *ctx);
+	int64_t (*clock_ms)(void *ctx, enum side side, uint16_t slot); /* that node's clock */
+};
+
+struct engine_options {
+	bool mirror, ack_both, tracking;
+	size_t queue_max;     /* bytes of effects on their way */
+	size_t dirty_max, known_max;
+	size_t request_max;   /* larger requests are not kept: their keys become dirty */
+	size_t inband_max;    /* bytes of an in-band copy */
+	int64_t resend_us;    /* how long reads and unsent writes are tried again */
+};
+
+struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced, const uint8_t *mine, struct worker_stats *stats);
+void engine_free(struct engine *e);
+
+void engine_submit(struct engine *e, struct req *r);
+void engine_mirror(struct engine *e, bool on);
+bool engine_is_mirroring(const struct engine *e);
+void engine_route_changed(struct engine *e, uint16_t slot); /* another node from now on: order is kept */
+void engine_turn(struct engine *e);                         /* once per loop turn, and at least every 10 ms */
+enum side engine_authority(const struct engine *e, uint16_t slot); /* any thread */
+const struct versions *engine_versions(const struct engine *e);
+
+/* Invalidation: somebody else changed the key, on the given side. */
+void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t slot);
+/* Everything of these slots may differ (lost watch, failover); NULL: of all (a null invalidation, somebody's FLUSHALL). */
+void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const char *why);
+
+void engine_copy(struct engine *e, struct copy *c); /* takes it */
+void engine_mark(struct engine *e, struct slice key, uint16_t slot);
+void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms);
+void engine_release(struct engine *e, uint16_t slot);
+void engine_slot_done(struct engine *e, uint16_t slot); /* SLOTS: all */
+void engine_slot_clean(struct engine *e, uint16_t slot);
+
+void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
+/* Both release what was held; the histogram is about the requests that waited. */
+struct fence_result {
+	uint64_t held;
+	int64_t pause_max_us;
+	uint32_t histogram[FLIP_BUCKETS];
+};
+void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out);
+void engine_unfence(struct engine *e, uint64_t flip);
+void engine_finish(struct engine *e, enum side authority); /* no follower any more */
+bool engine_wants_turns(const struct engine *e);           /* something waits for time */
+bool engine_idle(const struct engine *e);                  /* nothing in flight, queued or waiting: may stop */
+
+#endif

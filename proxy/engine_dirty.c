@@ -1,0 +1,479 @@
+/* Keys and slots whose follower copy may differ, and the copies that make them equal again (compare-and-set, in-band). */
+#include "proxy/engine_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "backfill/fault.h"
+#include "proxy/log.h"
+
+#define BACKOFF_MIN_US 20000
+#define BACKOFF_MAX_US 5000000
+
+bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t slot)
+{
+	uint8_t flags = e->slots[slot].flags;
+
+	(void)key;
+	return (flags & SLOT_SYNCED && !(flags & SLOT_DIRTY)) || known_has(&e->known, h);
+}
+
+struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h)
+{
+	return dirty_find(&e->dirty, key, h);
+}
+
+/* May something be queued for the follower now? Else it becomes dirty: memory stays bounded (invariant 6). */
+bool follower_takes(const struct engine *e, enum side follower, uint16_t slot)
+{
+	return e->queued_bytes < e->opt.queue_max && e->io.is_up(e->io.ctx, follower, slot);
+}
+
+void follower_queued(struct engine *e, uint16_t slot, size_t bytes)
+{
+	e->queued++;
+	e->queued_bytes += bytes;
+	e->slots[slot].unacked++;
+}
+
+void follower_acked(struct engine *e, uint16_t slot, size_t bytes)
+{
+	assert(e->queued > 0 && e->queued_bytes >= bytes && e->slots[slot].unacked > 0);
+	e->queued--;
+	e->queued_bytes -= bytes;
+	e->slots[slot].unacked--;
+}
+
+/* --- marks --- */
+
+static void slot_mark(struct engine *e, uint16_t slot)
+{
+	struct slot_state *s = &e->slots[slot];
+
+	s->marks++;
+	if (!(s->flags & SLOT_DIRTY)) {
+		s->flags |= SLOT_DIRTY;
+		e->dirty_slots++;
+	}
+	if (s->flags & SLOT_RESCANNING)
+		return; /* the marks tell at its end that it has to be walked again */
+	s->flags |= SLOT_RESCANNING;
+	s->rescan_marks = s->marks;
+	e->io.rescan(e->io.ctx, slot);
+}
+
+void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const char *why)
+{
+	unsigned n = 0;
+
+	if (!e->mirroring)
+		return;
+	version_mark_all(&e->versions); /* races 4 and 5 */
+	known_clear(&e->known);         /* exact knowledge of their keys is gone, and cannot be told from others' */
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (!(e->slots[i].flags & SLOT_MINE) || (slots && !slot_set_has(slots, i)))
+			continue;
+		slot_mark(e, (uint16_t)i);
+		n++;
+	}
+	if (n)
+		log_notice("%u slots may differ and are compared again: %s", n, why);
+}
+
+void engine_slot_clean(struct engine *e, uint16_t slot)
+{
+	if (slot == SLOTS) {
+		for (uint16_t i = 0; i < SLOTS; i++)
+			engine_slot_clean(e, i);
+		return;
+	}
+	struct slot_state *s = &e->slots[slot];
+	if (!(s->flags & SLOT_MINE) || !(s->flags & SLOT_RESCANNING))
+		return;
+	s->flags &= ~SLOT_RESCANNING;
+	if (s->marks != s->rescan_marks) { /* marked again meanwhile (race 4) */
+		slot_mark(e, slot);
+		return;
+	}
+	if (s->flags & SLOT_DIRTY) {
+		s->flags &= ~SLOT_DIRTY;
+		e->dirty_slots--;
+	}
+}
+
+void engine_slot_done(struct engine *e, uint16_t slot)
+{
+	for (uint16_t i = slot == SLOTS ? 0 : slot; i < SLOTS; i++) {
+		if (e->slots[i].flags & SLOT_MINE)
+			e->slots[i].flags |= SLOT_SYNCED;
+		if (slot != SLOTS)
+			break;
+	}
+}
+
+/* The follower's copy of this key may differ from now on. */
+void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
+{
+	struct dirty_key *k;
+
+	if (!e->mirroring)
+		return;
+	version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
+	known_remove(&e->known, h);
+	if (why)
+		log_limited(LOG_VERBOSE, "slot %u: a key is copied again: %s", slot, why);
+	k = dirty_find(&e->dirty, key, h);
+	if (!k && (k = dirty_add(&e->dirty, key, h, slot)))
+		e->slots[slot].dirty++;
+	if (k)
+		k->marks++;
+	else
+		slot_mark(e, slot); /* dirty keys fall back to dirty slots (invariant 6) */
+}
+
+void engine_mark(struct engine *e, struct slice key, uint16_t slot)
+{
+	mark_key(e, key, keyhash_of(key), slot, NULL);
+}
+
+void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t slot)
+{
+	keyhash h = keyhash_of(key);
+
+	if (!e->mirroring)
+		return;
+	stat_add(&e->stats->foreign, 1);
+	/* A key of which our own script or copy is under way is reported, too: only a key that was at rest has a writer of its own. */
+	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, key, h))
+		known_add(&e->foreign, h);
+	mark_key(e, key, h, slot, NULL);
+}
+
+static void forget_dirty(struct engine *e, struct dirty_key *k)
+{
+	assert(e->slots[k->slot].dirty > 0);
+	e->slots[k->slot].dirty--;
+	dirty_remove(&e->dirty, k);
+}
+
+void dirty_clear(struct engine *e)
+{
+	dirty_release(&e->dirty);
+	for (unsigned i = 0; i < SLOTS; i++)
+		e->slots[i].dirty = 0;
+	e->repairs = 0;
+}
+
+/* --- a copy, or an effect that sets the whole value, on its way to the follower --- */
+
+void dirty_applying(struct engine *e, struct dirty_key *k)
+{
+	k->applying++;
+	k->applied = k->marks;
+	dirty_set_state(&e->dirty, k, DIRTY_APPLYING, 0);
+}
+
+/* The follower's answer: a mark is cleared only if none is newer than what was applied (race 4). */
+void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
+{
+	int64_t now = e->io.now_us(e->io.ctx);
+
+	if (k->applying)
+		k->applying--;
+	if (k->applying)
+		return;
+	if (ok && k->marks == k->applied) {
+		if (!(e->slots[k->slot].flags & SLOT_SYNCED) || e->slots[k->slot].flags & SLOT_DIRTY)
+			known_add(&e->known, keyhash_of(slice(k->key, k->len)));
+		forget_dirty(e, k);
+		return;
+	}
+	if (ok) {
+		k->failures = 0;
+		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
+		return;
+	}
+	unsigned shift = k->failures < 8 ? k->failures : 8;
+	int64_t wait = (int64_t)BACKOFF_MIN_US << shift;
+	k->failures++;
+	dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + (wait < BACKOFF_MAX_US ? wait : BACKOFF_MAX_US));
+}
+
+/* Asks the backfill worker for copies of the keys that are due. */
+void dirty_pump(struct engine *e)
+{
+	int64_t now = e->io.now_us(e->io.ctx);
+	struct dirty_key *k;
+
+	while (e->repairs < ENGINE_REPAIRS_MAX && (k = dirty_due(&e->dirty, now))) {
+		if (!e->io.is_up(e->io.ctx, slot_follower(e, k->slot), k->slot)) {
+			dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + 200000);
+			if (e->dirty.ready.head == NULL || ++e->down_skipped % 256 == 0)
+				break; /* the rest next turn: a follower that is gone must not cost the loop */
+			continue;
+		}
+		dirty_set_state(&e->dirty, k, DIRTY_COPYING, 0);
+		e->repairs++;
+		e->io.repair(e->io.ctx, slice(k->key, k->len), k->slot, k->losses);
+	}
+}
+
+/* --- copies --- */
+
+static void cw_free(struct cwrite *w)
+{
+	for (unsigned i = 0; i < w->reads; i++)
+		free(w->read[i].p);
+	free(w->read);
+	free(w->why);
+	free(w);
+}
+
+/* A repair's account is the dirty key's, a scan copy goes back to the backfill worker. */
+static void copy_end(struct engine *e, struct copy *c, enum copy_result result, const char *why)
+{
+	struct slice key = slice(c->key, c->key_len);
+	struct dirty_key *k;
+
+	c->result = result;
+	if (!c->repair) {
+		if (why && !c->why)
+			c->why = strdup(why);
+		e->io.copied(e->io.ctx, c);
+		return;
+	}
+	if (e->repairs)
+		e->repairs--;
+	k = dirty_find(&e->dirty, key, keyhash_of(key));
+	if (k && (k->state == DIRTY_COPYING || k->state == DIRTY_READING)) {
+		if (result == COPY_STALE || result == COPY_TOO_BIG) {
+			if (k->losses < UINT8_MAX)
+				k->losses++;
+			if (result == COPY_TOO_BIG)
+				k->losses = UINT8_MAX;
+			dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
+		} else {
+			k->applying = 1;
+			dirty_applied(e, k, false);
+		}
+	}
+	if (result != COPY_STALE && result != COPY_APPLIED)
+		log_limited(LOG_VERBOSE, "slot %u: a copy failed: %s", c->slot, why ? why : c->why ? c->why : "the follower does not take it now");
+	copy_free(c);
+}
+
+static void on_copy_reply(void *arg, const struct reply *r)
+{
+	struct cwrite *w = arg;
+	struct engine *e = w->engine;
+	struct copy *c = w->copy;
+	struct slice key = slice(c->key, c->key_len);
+	keyhash h = keyhash_of(key);
+
+	w->replies_left--;
+	if (!r->p || engine_reply_is_error(r)) {
+		if (!w->why)
+			w->why = r->p ? strndup(r->p, r->n > 200 ? 200 : r->n - 2) : strdup(r->why);
+		w->failed = true;
+	} else if (w->replies_left == 0 && c->ncommands > 1 && (r->p[0] != '*' || memmem(r->p, r->n, "\r\n-", 3))) {
+		if (!w->why)
+			w->why = strndup(r->p, r->n > 200 ? 200 : r->n);
+		w->failed = true;
+	}
+	if (w->replies_left)
+		return;
+	follower_acked(e, c->slot, w->queued);
+	version_unpend(&e->versions, stripe_of(h.low64));
+	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+	if (w->failed)
+		mark_key(e, key, h, c->slot, w->why);
+	else if (!k && (!(e->slots[c->slot].flags & SLOT_SYNCED) || e->slots[c->slot].flags & SLOT_DIRTY))
+		known_add(&e->known, h);
+	if (k)
+		dirty_applied(e, k, !w->failed);
+	copy_end(e, c, w->failed ? COPY_ERROR : COPY_APPLIED, w->why);
+	cw_free(w);
+}
+
+/* Queues the block behind all effects so far: where it stands in the follower's order is exact, by the token or in-band. */
+static void apply(struct engine *e, struct cwrite *w)
+{
+	struct copy *c = w->copy;
+	struct slice key = slice(c->key, c->key_len);
+	keyhash h = keyhash_of(key);
+	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+
+	w->follower = slot_follower(e, c->slot);
+	w->replies_left = c->ncommands;
+	w->queued = sdslen(c->block);
+	if (k)
+		dirty_applying(e, k);
+	follower_queued(e, c->slot, w->queued);
+	version_pend(&e->versions, stripe_of(h.low64));
+	e->io.send(e->io.ctx, w->follower, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_copy_reply, w);
+	sdsfree(c->block);
+	c->block = NULL;
+}
+
+static void on_inband_reply(void *arg, const struct reply *r);
+
+static void read_inband(struct engine *e, struct cwrite *w)
+{
+	struct copy *c = w->copy;
+
+	w->nreads = c->ncommands;
+	w->reads = 0;
+	w->read_bytes = 0;
+	w->too_big = w->failed = false;
+	w->read = calloc(w->nreads, sizeof *w->read);
+	e->slots[c->slot].inflight++;
+	e->io.send(e->io.ctx, slot_authority(e, c->slot), c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_inband_reply, w);
+	sdsfree(c->block);
+	c->block = NULL;
+}
+
+static void inband_failed(struct engine *e, struct cwrite *w, enum copy_result result, const char *why)
+{
+	struct copy *c = w->copy;
+	struct slice key = slice(c->key, c->key_len);
+	struct dirty_key *k = dirty_find(&e->dirty, key, keyhash_of(key));
+
+	if (!c->repair && k && k->state == DIRTY_READING)
+		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
+	copy_end(e, c, result, why);
+	cw_free(w);
+}
+
+/* The value as it was at one point of the data connection's order: composed and queued at that very point of the follower's. */
+static void inband_compose(struct engine *e, struct cwrite *w)
+{
+	struct copy *c = w->copy;
+	struct slice key = slice(c->key, c->key_len);
+	struct slice *replies = calloc(w->nreads, sizeof *replies);
+	struct receiver to;
+	enum recipe next = c->recipe;
+	const char *why = NULL;
+
+	for (unsigned i = 0; i < w->nreads; i++)
+		replies[i] = slice(w->read[i].p, w->read[i].n);
+	e->io.receiver(e->io.ctx, slot_follower(e, c->slot), &to);
+	c->block = sdsempty();
+	enum recipe_result res = recipe_compose(c->recipe, &to, key, replies, w->nreads,
+		e->io.clock_ms(e->io.ctx, slot_authority(e, c->slot), c->slot), &c->block, &c->ncommands, &next, &why);
+	free(replies);
+	for (unsigned i = 0; i < w->nreads; i++)
+		free(w->read[i].p);
+	free(w->read);
+	w->read = NULL;
+	w->reads = 0;
+	switch (res) {
+	case RECIPE_OK:
+	case RECIPE_GONE:
+		if (follower_takes(e, slot_follower(e, c->slot), c->slot))
+			apply(e, w);
+		else
+			inband_failed(e, w, COPY_REFUSED, NULL);
+		break;
+	case RECIPE_RETYPE: {
+		struct receiver from;
+		e->io.receiver(e->io.ctx, slot_authority(e, c->slot), &from);
+		c->recipe = next;
+		sdsclear(c->block);
+		c->ncommands = recipe_read(next, &from, key, &c->block);
+		read_inband(e, w);
+		break;
+	}
+	default:
+		inband_failed(e, w, COPY_ERROR, why);
+	}
+}
+
+static void on_inband_reply(void *arg, const struct reply *r)
+{
+	struct cwrite *w = arg;
+	struct engine *e = w->engine;
+	struct copy *c = w->copy;
+	uint16_t slot = c->slot;
+
+	if (r->p && !w->too_big) {
+		w->read_bytes += r->n;
+		w->too_big = w->read_bytes > e->opt.inband_max;
+		w->failed |= engine_reply_is_error(r);
+		w->read[w->reads].p = malloc(r->n);
+		memcpy(w->read[w->reads].p, r->p, r->n);
+		w->read[w->reads].n = r->n;
+	}
+	if (!r->p)
+		w->failed = true;
+	if (++w->reads < w->nreads)
+		return;
+	e->slots[slot].inflight--;
+	if (w->failed)
+		inband_failed(e, w, COPY_REFUSED, "the authority could not be read");
+	else if (w->too_big)
+		inband_failed(e, w, COPY_TOO_BIG, NULL);
+	else
+		inband_compose(e, w);
+	engine_wait_lift(e, slot, 0);
+}
+
+/* Makes the dirty entry a reader of the data connection: effects up to its reply are in the value, later ones follow it. */
+static bool begin_inband(struct engine *e, struct copy *c, keyhash h)
+{
+	struct slice key = slice(c->key, c->key_len);
+	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+
+	if (!k && (k = dirty_add(&e->dirty, key, h, c->slot))) {
+		e->slots[c->slot].dirty++;
+		k->marks++;
+		known_remove(&e->known, h);
+	}
+	if (!k || k->state == DIRTY_READING || k->state == DIRTY_APPLYING || (!c->repair && k->state == DIRTY_COPYING))
+		return false;
+	dirty_set_state(&e->dirty, k, DIRTY_READING, 0);
+	return true;
+}
+
+static void equal(struct engine *e, struct copy *c, keyhash h)
+{
+	struct dirty_key *k = dirty_find(&e->dirty, slice(c->key, c->key_len), h);
+
+	if (k && !k->applying) /* the token holds, so no mark came since it was read */
+		forget_dirty(e, k);
+	copy_end(e, c, COPY_APPLIED, NULL);
+}
+
+void engine_copy(struct engine *e, struct copy *c)
+{
+	keyhash h = keyhash_of(slice(c->key, c->key_len));
+	struct slot_state *s = &e->slots[c->slot];
+
+	assert(s->flags & SLOT_MINE);
+	if (c->kind == COPY_FAILED || !e->mirroring || c->from != slot_authority(e, c->slot) || !follower_takes(e, slot_follower(e, c->slot), c->slot)) {
+		copy_end(e, c, COPY_REFUSED, c->why);
+		return;
+	}
+	if (c->kind != COPY_INBAND && !fault("cas-off") &&
+	    (c->token != version_token(&e->versions, stripe_of(h.low64), false) ||
+	     c->generation != e->io.generation(e->io.ctx, c->from))) { /* invariant 3, race 8 */
+		copy_end(e, c, COPY_STALE, NULL);
+		return;
+	}
+	if (c->kind == COPY_EQUAL) {
+		equal(e, c, h);
+		return;
+	}
+	bool moving = s->wait && s->wait->why & WAIT_RESEND; /* the read must not overtake what is sent again */
+	if (c->kind == COPY_INBAND && (moving || !begin_inband(e, c, h))) {
+		copy_end(e, c, moving ? COPY_REFUSED : COPY_STALE, NULL);
+		return;
+	}
+	struct cwrite *w = calloc(1, sizeof *w);
+	w->engine = e;
+	w->copy = c;
+	if (c->kind == COPY_INBAND)
+		read_inband(e, w);
+	else
+		apply(e, w);
+}

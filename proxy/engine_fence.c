@@ -1,0 +1,178 @@
+/* The fence: slots change their authority when nothing of them is in flight, queued or dirty, and that is proven (invariant 7, race 9).
+ *
+ *   DRAIN ── nothing left ──► PROVE ── a PING came back on every data connection, still nothing ──► REPLICATE ── WAIT ──► READY ── flip
+ *     ▲                         │                                                                     (new authority)
+ *     └──── something came ─────┘
+ *
+ * unfence undoes every stage; the deadline is control's, which knows whether the record was issued. */
+#include "proxy/engine_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "resp/write.h"
+
+static bool is_fenced(const struct engine *e, unsigned slot)
+{
+	return slot_set_has(&e->fence.slots, slot);
+}
+
+void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
+{
+	struct fence *f = &e->fence;
+
+	assert(f->stage == FENCE_NONE);
+	*f = (struct fence){ .stage = FENCE_DRAIN, .flip = flip, .to = to, .since_us = e->io.now_us(e->io.ctx), .answers_left = f->answers_left };
+	f->deadline_us = f->since_us + (int64_t)max_pause_ms * 1000;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (!slot_set_has(slots, i) || !(e->slots[i].flags & SLOT_MINE) || slot_authority(e, (uint16_t)i) == to)
+			continue;
+		slot_set_add(&f->slots, i);
+		engine_wait(e, (uint16_t)i, WAIT_FENCE);
+	}
+	fence_turn(e);
+}
+
+/* What is still on its way or owed, in words; NULL: nothing. */
+static const char *outstanding(const struct engine *e)
+{
+	for (unsigned i = 0; i < SLOTS; i++) {
+		const struct slot_state *s = &e->slots[i];
+		if (!is_fenced(e, i))
+			continue;
+		if (s->inflight || s->wait->why & WAIT_RESEND)
+			return "commands are in flight";
+		if (s->unacked)
+			return "effects are not yet acknowledged";
+		if (s->dirty)
+			return "keys are dirty";
+		if (s->flags & SLOT_DIRTY)
+			return "slots are dirty";
+	}
+	return NULL;
+}
+
+static void on_proof(void *arg, const struct reply *r)
+{
+	struct engine *e = arg;
+	struct fence *f = &e->fence;
+
+	/* a fence that was undone meanwhile: the stage is another, the answer is only counted */
+	assert(f->answers_left > 0);
+	f->answers_left--;
+	if (!r->p) {
+		f->failed = true;
+		snprintf(f->why, sizeof f->why, "%s", r->why);
+	} else if (engine_reply_is_error(r)) {
+		f->failed = true;
+		snprintf(f->why, sizeof f->why, "a node answered %.*s", (int)(r->n > 120 ? 120 : r->n - 2), r->p);
+	} else if (f->stage == FENCE_REPLICATE && r->n >= 2 && r->p[0] == ':' && r->p[1] == '0') {
+		f->failed = true;
+		snprintf(f->why, sizeof f->why, "no replica of the new authority acknowledged within the pause");
+	}
+}
+
+static void prove(struct engine *e)
+{
+	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
+	struct fence *f = &e->fence;
+
+	f->stage = FENCE_PROVE;
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+		f->answers_left += e->io.send_each(e->io.ctx, s, false, ping, sizeof ping - 1, on_proof, e);
+}
+
+static void replicate(struct engine *e)
+{
+	struct fence *f = &e->fence;
+	int64_t left_ms = (f->deadline_us - e->io.now_us(e->io.ctx)) / 1000;
+	char ms[24];
+
+	f->stage = FENCE_REPLICATE;
+	snprintf(ms, sizeof ms, "%lld", (long long)(left_ms > 1 ? left_ms : 1));
+	sds s = resp_cat_words(sdsempty(), "WAIT", "1", ms, NULL);
+	f->answers_left += e->io.send_each(e->io.ctx, f->to, true, s, sdslen(s), on_proof, e);
+	sdsfree(s);
+}
+
+void fence_turn(struct engine *e)
+{
+	struct fence *f = &e->fence;
+
+	if (f->stage == FENCE_NONE || f->stage == FENCE_READY || f->answers_left)
+		return;
+	if (f->failed) {
+		f->stage = FENCE_READY;
+		e->io.fenced(e->io.ctx, f->flip, false, f->why);
+		return;
+	}
+	if (outstanding(e)) {
+		f->stage = FENCE_DRAIN;
+		return;
+	}
+	switch (f->stage) {
+	case FENCE_DRAIN:
+		prove(e);
+		break;
+	case FENCE_PROVE:
+		replicate(e);
+		break;
+	case FENCE_REPLICATE:
+		f->stage = FENCE_READY;
+		e->io.fenced(e->io.ctx, f->flip, true, NULL);
+		break;
+	default:
+		break;
+	}
+	if (f->stage != FENCE_READY && !f->answers_left)
+		fence_turn(e); /* nobody had to be asked */
+}
+
+static void lift(struct engine *e, struct fence_result *out)
+{
+	int64_t now = e->io.now_us(e->io.ctx);
+	struct slot_wait *w, *next;
+
+	if (out)
+		*out = (struct fence_result){ .held = 0 };
+	for (w = e->waits; w && out; w = w->next) {
+		if (!(w->why & WAIT_FENCE))
+			continue;
+		for (struct req *r = w->queue.head; r; r = r->link) {
+			int64_t held = now - (r->since_us > e->fence.since_us ? r->since_us : e->fence.since_us);
+			int64_t bucket = held / 100;
+			out->held++;
+			out->histogram[bucket < FLIP_BUCKETS ? bucket : FLIP_BUCKETS - 1]++;
+			if (held > out->pause_max_us)
+				out->pause_max_us = held;
+		}
+	}
+	for (w = e->waits; w; w = next) {
+		next = w->next;
+		if (w->why & WAIT_FENCE)
+			engine_wait_lift(e, w->slot, WAIT_FENCE);
+	}
+	/* answers still to come are counted down by on_proof; a next fence waits for them */
+	e->fence.stage = FENCE_NONE;
+	e->fence.failed = false;
+}
+
+void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out)
+{
+	struct fence *f = &e->fence;
+
+	assert(f->stage == FENCE_READY && f->flip == flip);
+	(void)flip;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (is_fenced(e, i))
+			atomic_store(&e->authority[i], f->to);
+	known_clear(&e->foreign); /* it was about the former authority's other writers */
+	lift(e, out);
+}
+
+void engine_unfence(struct engine *e, uint64_t flip)
+{
+	if (e->fence.stage != FENCE_NONE && e->fence.flip == flip)
+		lift(e, NULL);
+}

@@ -1,0 +1,206 @@
+/* engine_internal.h - the engine's own structures, shared by engine*.c only.
+ *
+ * A slot without anything special has wait == NULL: one load tells that a command may go at once. */
+#ifndef CROSSFADE_ENGINE_INTERNAL_H
+#define CROSSFADE_ENGINE_INTERNAL_H
+
+#include "proxy/dirty.h"
+#include "proxy/effect.h"
+#include "proxy/engine.h"
+#include "proxy/keyhash.h"
+#include "proxy/known.h"
+#include "resp/parse.h"
+
+#define ENGINE_KEYS_INLINE 2
+#define ENGINE_CHECKS_MAX 4 /* keys whose expiry is compared behind a write; of more the written ones are copied */
+#define ENGINE_REPAIRS_MAX 1024 /* asked of the backfill worker at once */
+
+struct req_list {
+	struct req *head, *tail;
+};
+
+enum { /* why a slot's commands wait */
+	WAIT_RESEND = 1, /* redirected or failed ones go first, once nothing is in flight */
+	WAIT_FENCE = 2,  /* changes its authority: reads wait, too */
+	WAIT_HOLD = 4,   /* a large value is copied: writes wait */
+};
+
+struct slot_wait {
+	struct slot_wait *prev, *next; /* engine->waits */
+	struct req_list resend, queue;
+	int64_t resume_us;  /* WAIT_RESEND: not before */
+	int64_t hold_until_us;
+	uint16_t slot;
+	uint8_t why;
+	bool hold_told;     /* WAIT_HOLD: the backfill worker was told that it has come to rest */
+};
+
+enum { SLOT_SYNCED = 1, SLOT_DIRTY = 2, SLOT_MINE = 4, SLOT_RESCANNING = 8 };
+
+struct slot_state {
+	struct slot_wait *wait;
+	uint32_t inflight; /* commands at the authority */
+	uint32_t unacked;  /* effects and copies at the follower */
+	uint32_t dirty;    /* dirty keys */
+	uint32_t marks;    /* times it became dirty */
+	uint32_t rescan_marks;
+	uint8_t flags;
+};
+
+struct wkey {
+	struct slice key; /* in the request's bytes */
+	keyhash hash;
+	uint16_t slot;
+	bool writes;
+	bool applies; /* counted in its dirty key's `applying` */
+};
+
+/* A write as the mirror sees it: from its sending to the authority until the follower's acknowledgement. This, the dirty table and
+ * the dirty slots are the three places of invariant 4. */
+struct mwrite {
+	struct mwrite *next;     /* pool */
+	struct engine *engine;
+	struct req *req;         /* until it is answered; kept until the acknowledgement with mirror-ack both */
+	struct block *block;
+	const char *bytes;
+	size_t len;
+	const struct command *cmd;
+	struct wkey inline_keys[ENGINE_KEYS_INLINE];
+	struct wkey *keys;
+	uint32_t nkeys;
+	uint16_t slot;
+	uint32_t traits;
+	struct effect effect;
+	uint64_t digest;         /* of the authority's reply */
+	struct block *reply_block; /* the authority's reply, while the tail is awaited */
+	const char *reply;
+	size_t reply_len;
+	/* The tail: commands sent right behind the write on the same connection: a probe (effect_probe), then one PEXPIRETIME per key (race 1). */
+	bool probe;
+	uint8_t checks;          /* PEXPIRETIMEs, the same number on both sides */
+	uint32_t tail_left;      /* their answers still to come from the authority */
+	uint32_t tail_skip;      /* answers to come of tails whose write was redirected or lost */
+	sds probe_reply;
+	uint64_t expires_authority, expires_follower; /* hash over the answers */
+	int64_t sent_us;
+	int64_t sent_ms;         /* the authority's clock when it was sent */
+	uint32_t replies_left;   /* of the follower */
+	size_t queued;           /* bytes at the follower */
+	enum side follower;
+	bool begun, compare, failed, answer_held, released;
+	const char *why;
+};
+
+/* A copy on its way to the follower, or being read in-band. */
+struct cwrite {
+	struct engine *engine;
+	struct copy *copy;
+	uint32_t replies_left;
+	size_t queued;
+	int64_t sent_us;
+	enum side follower;
+	bool failed, too_big;
+	char *why;
+	unsigned nreads, reads;  /* in-band: replies expected, received */
+	size_t read_bytes;
+	struct { char *p; size_t n; } *read;
+};
+
+enum fence_stage { FENCE_NONE, FENCE_DRAIN, FENCE_PROVE, FENCE_REPLICATE, FENCE_READY };
+
+struct fence {
+	enum fence_stage stage;
+	uint64_t flip;
+	enum side to;
+	struct slot_set slots;
+	int64_t since_us, deadline_us;
+	unsigned answers_left;
+	bool failed;
+	char why[200];
+};
+
+struct engine {
+	struct engine_io io;
+	struct engine_options opt;
+	struct worker_stats *stats;
+	_Atomic uint8_t authority[SLOTS];
+	struct slot_state slots[SLOTS];
+	struct versions versions;
+	struct known known, foreign;
+	struct dirty dirty;
+	struct fence fence;
+	struct slot_wait *waits;
+	struct mwrite *pool;
+	size_t queued_bytes, queued, dirty_slots;
+	unsigned repairs;        /* asked and not yet answered */
+	unsigned down_skipped;
+	bool mirroring, finished;
+	struct resp_request parser;
+	struct slice *argv;      /* scratch: words of the request at hand */
+	size_t argv_cap;
+	struct key_ref *keys;
+	size_t keys_cap;
+};
+
+static inline enum side slot_authority(const struct engine *e, uint16_t slot)
+{
+	return atomic_load_explicit(&e->authority[slot], memory_order_relaxed);
+}
+
+static inline enum side slot_follower(const struct engine *e, uint16_t slot)
+{
+	return SIDE_OTHER(slot_authority(e, slot));
+}
+
+static inline void stat_add(_Atomic uint64_t *s, uint64_t n)
+{
+	atomic_store_explicit(s, atomic_load_explicit(s, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static inline void req_list_push(struct req_list *l, struct req *r)
+{
+	r->link = NULL;
+	*(l->tail ? &l->tail->link : &l->head) = r;
+	l->tail = r;
+}
+
+static inline struct req *req_list_pop(struct req_list *l)
+{
+	struct req *r = l->head;
+
+	if (r && !(l->head = r->link))
+		l->tail = NULL;
+	return r;
+}
+
+/* engine.c */
+void engine_transmit(struct engine *e, struct req *r);
+struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why);
+void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why);
+uint32_t engine_words(struct engine *e, const char *bytes, size_t len); /* fills e->argv */
+
+/* engine_mirror.c */
+void mirror_prepare(struct engine *e, struct req *r);
+void mirror_transmitted(struct engine *e, struct req *r); /* sends the tail */
+void mirror_redirected(struct mwrite *mw);               /* it will be sent again: what comes of the tail is skipped */
+void mirror_replied(struct engine *e, struct req *r, const struct reply *reply); /* may keep the answer back */
+void mirror_unknown(struct engine *e, struct req *r, const char *why);
+void mirror_release_pool(struct engine *e);
+bool engine_reply_is_error(const struct reply *r);
+
+/* engine_dirty.c */
+void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why);
+bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t slot);
+struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h);
+void dirty_applying(struct engine *e, struct dirty_key *k);
+void dirty_applied(struct engine *e, struct dirty_key *k, bool ok);
+void dirty_pump(struct engine *e);
+void dirty_clear(struct engine *e);
+bool follower_takes(const struct engine *e, enum side follower, uint16_t slot);
+void follower_queued(struct engine *e, uint16_t slot, size_t bytes);
+void follower_acked(struct engine *e, uint16_t slot, size_t bytes);
+
+/* engine_fence.c */
+void fence_turn(struct engine *e);
+
+#endif

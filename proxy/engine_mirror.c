@@ -1,0 +1,557 @@
+/* The way of a write: begun before it is sent, its effect queued in the order of the authority's replies, compared and forgotten when the follower
+ * has acknowledged it, or its keys made dirty. */
+#include "proxy/engine_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "proxy/log.h"
+#include "resp/convert.h"
+#include "resp/write.h"
+
+static struct mwrite *mw_new(struct engine *e)
+{
+	struct mwrite *mw = e->pool;
+
+	if (mw)
+		e->pool = mw->next;
+	else if (!(mw = malloc(sizeof *mw)))
+		abort();
+	memset(mw, 0, sizeof *mw);
+	mw->engine = e;
+	return mw;
+}
+
+static void mw_free(struct mwrite *mw)
+{
+	struct engine *e = mw->engine;
+
+	block_unref(mw->block);
+	if (mw->keys != mw->inline_keys)
+		free(mw->keys);
+	block_unref(mw->reply_block);
+	sdsfree(mw->probe_reply);
+	sdsfree(mw->effect.block);
+	mw->next = e->pool;
+	e->pool = mw;
+}
+
+void mirror_release_pool(struct engine *e)
+{
+	while (e->pool) {
+		struct mwrite *mw = e->pool;
+		e->pool = mw->next;
+		free(mw);
+	}
+}
+
+/* --- before the authority --- */
+
+static void collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
+{
+	int n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
+
+	if (n > (int)e->keys_cap) {
+		e->keys_cap = (size_t)n;
+		e->keys = realloc(e->keys, e->keys_cap * sizeof *e->keys);
+		if (!e->keys)
+			abort();
+		n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
+	}
+	mw->nkeys = n > 0 ? (uint32_t)n : 0;
+	mw->keys = mw->inline_keys;
+	if (mw->nkeys > ENGINE_KEYS_INLINE && !(mw->keys = calloc(mw->nkeys, sizeof *mw->keys)))
+		abort();
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		struct slice key = e->argv[e->keys[i].index];
+		mw->keys[i] = (struct wkey){ .key = key, .hash = keyhash_of(key),
+			.slot = mw->nkeys == 1 ? mw->slot : slot_of(key), .writes = e->keys[i].flags & KEY_WRITES };
+	}
+}
+
+/* The oldest server whose commands this side certainly knows. */
+static uint8_t generation_of(struct engine *e, enum side side)
+{
+	struct receiver r;
+
+	e->io.receiver(e->io.ctx, side, &r);
+	if (!r.version)
+		return 0;
+	if (r.product == PRODUCT_REDIS)
+		return r.version >= 0x080000 ? SERVER_REDIS_8_0 : SERVER_REDIS_7_0;
+	return r.version >= 0x090100 ? SERVER_VALKEY_9_1 : r.version >= 0x080100 ? SERVER_VALKEY_8_1 : SERVER_VALKEY_8_0;
+}
+
+static struct effect_call call_of(struct engine *e, const struct mwrite *mw, uint32_t argc)
+{
+	return (struct effect_call){ .cmd = mw->cmd, .argc = argc, .argv = e->argv,
+		.now_ms = mw->sent_ms, .authority = generation_of(e, slot_authority(e, mw->slot)), .follower = generation_of(e, slot_follower(e, mw->slot)) };
+}
+
+/* Relative expiry becomes absolute: the canonical request takes the place of the client's. */
+static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
+{
+	struct effect_call call = call_of(e, mw, argc);
+	sds out;
+
+	if (mw->cmd->canonical == CANON_NONE)
+		return argc;
+	out = sdsempty();
+	if (effect_canonical(&call, &out, &mw->cmd)) {
+		block_unref(mw->block);
+		mw->block = block_copy(out, sdslen(out));
+		mw->bytes = mw->block->data;
+		mw->len = sdslen(out);
+		argc = engine_words(e, mw->bytes, mw->len);
+	}
+	sdsfree(out);
+	return argc;
+}
+
+static bool may_expire(struct engine *e, const struct mwrite *mw)
+{
+	return e->io.has_expires(e->io.ctx, SIDE_SOURCE) || e->io.has_expires(e->io.ctx, slot_follower(e, mw->slot)) ||
+	       e->io.has_expires(e->io.ctx, slot_authority(e, mw->slot));
+}
+
+/* Will the follower have the keys, so that an effect that builds on them can be sent? Then race 1 has to be excluded: how many keys to check. */
+static uint8_t checks_needed(struct engine *e, const struct mwrite *mw)
+{
+	if (!(mw->traits & CMD_UNPROVEN) || mw->nkeys == 0 || mw->nkeys > ENGINE_CHECKS_MAX || !may_expire(e, mw))
+		return 0;
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		const struct wkey *k = &mw->keys[i];
+		const struct dirty_key *d = key_dirty(e, k->key, k->hash);
+		if (d ? d->state < DIRTY_READING : !key_is_synced(e, k->key, k->hash, k->slot))
+			return 0;
+	}
+	return (uint8_t)mw->nkeys;
+}
+
+void mirror_prepare(struct engine *e, struct req *r)
+{
+	struct mwrite *mw = mw_new(e);
+	uint32_t argc = engine_words(e, r->bytes, r->len);
+
+	mw->req = r;
+	mw->cmd = r->cmd;
+	mw->slot = r->slot;
+	mw->block = block_ref(r->block);
+	mw->bytes = r->bytes;
+	mw->len = r->len;
+	mw->sent_ms = e->io.clock_ms(e->io.ctx, slot_authority(e, r->slot), r->slot);
+	argc = canonicalise(e, mw, argc);
+	collect_keys(e, mw, argc);
+	struct effect_call call = call_of(e, mw, argc);
+	mw->traits = effect_traits(&call);
+	mw->checks = checks_needed(e, mw);
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		if (mw->keys[i].writes)
+			version_begin(&e->versions, stripe_of(mw->keys[i].hash.low64));
+	mw->begun = true;
+	r->mw = mw;
+}
+
+static sds cat_checks(sds s, const struct mwrite *mw)
+{
+	for (uint32_t i = 0; i < mw->checks; i++) {
+		struct slice words[2] = { SLICE_LIT("PEXPIRETIME"), mw->keys[i].key };
+		s = resp_cat_request(s, 2, words);
+	}
+	return s;
+}
+
+static void on_tail(void *arg, const struct reply *reply);
+
+void mirror_transmitted(struct engine *e, struct req *r)
+{
+	struct mwrite *mw = r->mw;
+	sds s = sdsempty();
+
+	/* the words are parsed again because a redirect may lie between */
+	struct effect_call call = call_of(e, mw, engine_words(e, mw->bytes, mw->len));
+	mw->probe = effect_probe(&call, &s);
+	s = cat_checks(s, mw);
+	mw->tail_left = mw->checks + (mw->probe ? 1u : 0u);
+	mw->expires_authority = mw->expires_follower = 0;
+	if (mw->tail_left) {
+		e->slots[r->slot].inflight += mw->tail_left; /* the slot is not drained before its tails are */
+		e->io.send(e->io.ctx, slot_authority(e, r->slot), r->slot, NODE_NONE, s, sdslen(s), NULL, mw->tail_left, on_tail, mw);
+	}
+	sdsfree(s);
+}
+
+void mirror_redirected(struct mwrite *mw)
+{
+	mw->tail_skip += mw->tail_left;
+	mw->tail_left = 0;
+}
+
+/* --- the end of a write --- */
+
+static void complete(struct engine *e, struct mwrite *mw)
+{
+	if (!mw->begun)
+		return;
+	mw->begun = false;
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		if (mw->keys[i].writes)
+			version_complete(&e->versions, stripe_of(mw->keys[i].hash.low64));
+}
+
+static void release(struct mwrite *mw)
+{
+	struct engine *e = mw->engine;
+
+	complete(e, mw);
+	if (mw->answer_held)
+		e->io.answer(e->io.ctx, mw->req);
+	mw->req = NULL;
+	mw->answer_held = false;
+	mw->released = true;
+	if (!mw->tail_skip) /* else the last answer that is still to come frees it */
+		mw_free(mw);
+}
+
+static void mark_written(struct engine *e, struct mwrite *mw, const char *why)
+{
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		if (mw->keys[i].writes)
+			mark_key(e, mw->keys[i].key, mw->keys[i].hash, mw->keys[i].slot, why);
+}
+
+void mirror_unknown(struct engine *e, struct req *r, const char *why)
+{
+	struct mwrite *mw = r->mw;
+
+	if (!mw)
+		return;
+	r->mw = NULL;
+	mw->req = NULL;
+	mark_written(e, mw, why);
+	mirror_redirected(mw); /* its tail is lost, too: the answers are only counted */
+	release(mw);
+}
+
+/* --- the follower's answers --- */
+
+static bool as_expected(const struct mwrite *mw, const struct reply *r)
+{
+	struct resp_item item;
+
+	switch (mw->effect.expect) {
+	case EXPECT_ANY:
+		return true;
+	case EXPECT_OK:
+		return r->n >= 3 && memcmp(r->p, "+OK", 3) == 0;
+	case EXPECT_INT:
+		return resp_item(r->p, r->p + r->n, &item) && item.type == ':' && item.n == mw->effect.expect_n;
+	case EXPECT_SAME:
+		return resp_reply_digest(slice(r->p, r->n)) == mw->digest;
+	case EXPECT_DIGEST:
+		return resp_reply_digest(slice(r->p, r->n)) == mw->effect.expect_digest;
+	}
+	return false;
+}
+
+/* An EXEC's array with an error in it. */
+static bool holds_error(const struct reply *r)
+{
+	const char *p = r->p, *end = r->p + r->n;
+	struct resp_item item;
+	size_t n;
+
+	if (r->p[0] != '*')
+		return r->p[0] == '_';
+	for (n = resp_item(p, end, &item); n && p < end; p += n) {
+		n = resp_item(p, end, &item);
+		if (item.type == '-' || item.type == '!')
+			return true;
+	}
+	return false;
+}
+
+static void fail(struct mwrite *mw, const char *why)
+{
+	if (!mw->failed)
+		mw->why = why;
+	mw->failed = true;
+}
+
+static void judge(struct engine *e, struct mwrite *mw, const struct reply *r)
+{
+	if (!r->p) {
+		fail(mw, "the follower's connection was lost");
+	} else if (engine_reply_is_error(r)) {
+		log_limited(LOG_VERBOSE, "slot %u: the %s refused an effect of %s: %.*s", mw->slot, side_name(mw->follower),
+			    mw->cmd->name, (int)(r->n > 100 ? 100 : r->n - 2), r->p);
+		fail(mw, "the follower answered an error");
+	} else if (mw->replies_left == 0 && mw->effect.ncommands > 1 && holds_error(r)) {
+		fail(mw, "the follower's transaction failed");
+	} else if (mw->replies_left == 0 && mw->compare && !as_expected(mw, r)) {
+		stat_add(&e->stats->mismatches, 1);
+		log_limited(LOG_WARNING, "slot %u: the %s answered %s differently: its key is copied again", mw->slot,
+			    side_name(mw->follower), mw->cmd->name);
+		fail(mw, "the replies differ");
+	}
+}
+
+static void acknowledged(struct engine *e, struct mwrite *mw)
+{
+	follower_acked(e, mw->slot, mw->queued);
+	if (!e->queued)
+		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
+	else
+		atomic_store_explicit(&e->stats->lag_us, e->io.now_us(e->io.ctx) - mw->sent_us, memory_order_relaxed);
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		struct wkey *k = &mw->keys[i];
+		if (!k->writes)
+			continue;
+		version_unpend(&e->versions, stripe_of(k->hash.low64));
+		struct dirty_key *d = k->applies ? key_dirty(e, k->key, k->hash) : NULL;
+		if (mw->failed)
+			mark_key(e, k->key, k->hash, k->slot, mw->why);
+		if (d)
+			dirty_applied(e, d, !mw->failed);
+	}
+	release(mw);
+}
+
+static void on_effect_reply(void *arg, const struct reply *r)
+{
+	struct mwrite *mw = arg;
+	struct engine *e = mw->engine;
+
+	assert(mw->replies_left > 0);
+	mw->replies_left--;
+	judge(e, mw, r);
+	if (mw->replies_left == 0 && !mw->checks)
+		acknowledged(e, mw);
+}
+
+static uint64_t add_expire(uint64_t sum, const struct reply *r)
+{
+	struct resp_item item;
+
+	if (!r->p || !resp_item(r->p, r->p + r->n, &item) || item.type != ':')
+		return sum * 31 + 7; /* an error equals no answer that can be right */
+	return sum * 1000003 + (uint64_t)item.n;
+}
+
+/* Race 1: both sides must tell the same expiry behind a write whose reply proves nothing. */
+static void on_follower_check(void *arg, const struct reply *r)
+{
+	struct mwrite *mw = arg;
+	struct engine *e = mw->engine;
+
+	if (!r->p)
+		fail(mw, "the follower's connection was lost");
+	mw->expires_follower = add_expire(mw->expires_follower, r);
+	if (--mw->checks)
+		return;
+	if (mw->expires_follower != mw->expires_authority && !mw->failed) {
+		stat_add(&e->stats->mismatches, 1);
+		fail(mw, "the expiries differ");
+	}
+	acknowledged(e, mw);
+}
+
+/* --- what the follower gets --- */
+
+static void effect_send(struct engine *e, struct mwrite *mw)
+{
+	bool same = mw->effect.kind == EFFECT_IS_SAME;
+	const char *bytes = same ? mw->bytes : mw->effect.block;
+	size_t len = same ? mw->len : sdslen(mw->effect.block);
+
+	mw->follower = slot_follower(e, mw->slot);
+	mw->replies_left = same ? 1 : mw->effect.ncommands;
+	mw->queued = len;
+	mw->sent_us = e->io.now_us(e->io.ctx);
+	if (same) {
+		mw->effect.expect = EXPECT_SAME;
+		mw->effect.ncommands = 1;
+	}
+	follower_queued(e, mw->slot, len);
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		if (mw->keys[i].writes)
+			version_pend(&e->versions, stripe_of(mw->keys[i].hash.low64));
+	stat_add(&e->stats->effects, 1);
+	e->io.send(e->io.ctx, mw->follower, mw->slot, NODE_NONE, bytes, len, same ? mw->block : NULL, mw->replies_left, on_effect_reply, mw);
+	if (mw->checks) {
+		sds s = cat_checks(sdsempty(), mw);
+		e->io.send(e->io.ctx, mw->follower, mw->slot, NODE_NONE, s, sdslen(s), NULL, mw->checks, on_follower_check, mw);
+		sdsfree(s);
+	}
+}
+
+enum verdict { SEND, DROP, SNAPSHOT };
+
+/* One written key: may the effect be sent, is it already held by a copy to come, or must the key be copied? */
+static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const struct wkey *k)
+{
+	const struct dirty_key *d = key_dirty(e, k->key, k->hash);
+
+	if (known_has(&e->foreign, k->hash))
+		return SNAPSHOT;
+	if (mw->effect.whole)
+		return SEND;
+	if (d)
+		return d->state == DIRTY_APPLYING && d->marks == d->applied ? SEND : DROP;
+	return !(mw->traits & CMD_BUILDS) || key_is_synced(e, k->key, k->hash, k->slot) ? SEND : SNAPSHOT;
+}
+
+static bool inputs_synced(struct engine *e, const struct mwrite *mw)
+{
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		if (key_dirty(e, mw->keys[i].key, mw->keys[i].hash) ||
+		    !key_is_synced(e, mw->keys[i].key, mw->keys[i].hash, mw->keys[i].slot))
+			return false;
+	return true;
+}
+
+static bool spans_slots(struct engine *e, const struct mwrite *mw)
+{
+	if (mw->nkeys < 2 || !e->io.is_cluster(e->io.ctx, slot_follower(e, mw->slot)))
+		return false;
+	for (uint32_t i = 1; i < mw->nkeys; i++)
+		if (mw->keys[i].slot != mw->keys[0].slot)
+			return true;
+	return false;
+}
+
+/* The verdict over all keys: the worst of them counts. */
+static enum verdict decide(struct engine *e, struct mwrite *mw)
+{
+	enum verdict worst = SEND;
+	uint32_t written = 0;
+
+	if (mw->effect.kind == EFFECT_IS_SNAPSHOT || mw->len > e->opt.request_max || spans_slots(e, mw))
+		return SNAPSHOT;
+	if (!follower_takes(e, slot_follower(e, mw->slot), mw->slot))
+		return SNAPSHOT;
+	if (mw->traits & CMD_READS_OTHERS && !inputs_synced(e, mw))
+		return SNAPSHOT;
+	/* race 1 with more keys than are checked, or with keys that were not synced when it was sent */
+	if (mw->effect.unproven && !mw->checks && mw->nkeys > 1 && may_expire(e, mw))
+		return SNAPSHOT;
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		if (!mw->keys[i].writes)
+			continue;
+		written++;
+		enum verdict v = judge_key(e, mw, &mw->keys[i]);
+		if (v > worst)
+			worst = v;
+	}
+	/* of several keys all are copied if one cannot be mirrored; a single dropped one is in the copy to come */
+	return worst == DROP && written > 1 ? SNAPSHOT : worst;
+}
+
+/* What the effect says about whether the follower will have these keys. */
+static void before_send(struct engine *e, struct mwrite *mw)
+{
+	mw->compare = true;
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		struct wkey *k = &mw->keys[i];
+		if (!k->writes)
+			continue;
+		struct dirty_key *d = key_dirty(e, k->key, k->hash);
+		if (d || !key_is_synced(e, k->key, k->hash, k->slot))
+			mw->compare = false;
+		if (!mw->effect.whole)
+			continue;
+		k->applies = d != NULL;
+		if (d)
+			dirty_applying(e, d);
+		else if (!(e->slots[k->slot].flags & SLOT_SYNCED) || e->slots[k->slot].flags & SLOT_DIRTY)
+			known_add(&e->known, k->hash);
+	}
+}
+
+/* In the order of the authority's replies: the effect is queued, or its keys are dirty, before the version completes. */
+static void mirror_effect(struct engine *e, struct mwrite *mw)
+{
+	if (mw->effect.kind == EFFECT_IS_NOTHING || mw->effect.kind == EFFECT_IS_BROADCAST || !e->mirroring) {
+		release(mw);
+		return;
+	}
+	switch (decide(e, mw)) {
+	case SNAPSHOT:
+		stat_add(&e->stats->snapshots, 1);
+		mark_written(e, mw, NULL);
+		release(mw);
+		return;
+	case DROP:
+		release(mw);
+		return;
+	case SEND:
+		break;
+	}
+	before_send(e, mw);
+	if (!mw->effect.unproven)
+		mw->checks = 0;
+	effect_send(e, mw);
+	complete(e, mw);
+}
+
+/* The authority's reply and its tail are complete: what does the follower get? */
+static void finish(struct engine *e, struct mwrite *mw)
+{
+	struct effect_call call = call_of(e, mw, engine_words(e, mw->bytes, mw->len));
+	struct slice reply = slice(mw->reply, mw->reply_len);
+
+	if (mw->probe_reply)
+		call.probe = slice(mw->probe_reply, sdslen(mw->probe_reply));
+	effect_of(&call, reply, &mw->effect);
+	if (mw->effect.kind == EFFECT_IS_SAME || mw->effect.expect == EXPECT_SAME)
+		mw->digest = resp_reply_digest(reply);
+	mirror_effect(e, mw);
+}
+
+static void tail_reply(struct mwrite *mw, const struct reply *r)
+{
+	assert(mw->tail_left > 0);
+	mw->tail_left--;
+	if (mw->probe && mw->tail_left == mw->checks)
+		mw->probe_reply = r->p ? sdsnewlen(r->p, r->n) : sdsempty();
+	else
+		mw->expires_authority = r->p ? add_expire(mw->expires_authority, r) : UINT64_MAX;
+	if (mw->tail_left == 0)
+		finish(mw->engine, mw);
+}
+
+static void on_tail(void *arg, const struct reply *r)
+{
+	struct mwrite *mw = arg;
+	struct engine *e = mw->engine;
+	uint16_t slot = mw->slot;
+
+	assert(e->slots[slot].inflight > 0);
+	e->slots[slot].inflight--;
+	if (!mw->tail_skip)
+		tail_reply(mw, r);
+	else if (--mw->tail_skip == 0 && mw->released)
+		mw_free(mw);
+	if (!e->slots[slot].inflight)
+		engine_wait_lift(e, slot, 0);
+}
+
+/* The authority has answered: the client gets its reply; the effect follows at once, or behind the tail. */
+void mirror_replied(struct engine *e, struct req *r, const struct reply *reply)
+{
+	struct mwrite *mw = r->mw;
+
+	r->mw = NULL;
+	mw->reply = reply->p;
+	mw->reply_len = reply->n;
+	if (mw->tail_left)
+		mw->reply_block = reply->block ? block_ref(reply->block) : NULL;
+	mw->answer_held = e->opt.ack_both;
+	if (!mw->answer_held) {
+		mw->req = NULL;
+		e->io.answer(e->io.ctx, r);
+	}
+	if (!mw->tail_left)
+		finish(e, mw);
+}

@@ -1,0 +1,546 @@
+#include "proxy/fleet.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proxy/keyhash.h"
+#include "proxy/log.h"
+#include "proxy/worker.h"
+
+/* --- life --- */
+
+/* A standalone source has one server thread and allows commands over several slots: there one worker owns every slot. */
+static void share_slots(struct fleet *f, bool one_owner)
+{
+	for (unsigned i = 0; i < SLOTS; i++)
+		f->owner[i] = one_owner ? 0 : (uint8_t)(i * f->nworkers / SLOTS);
+}
+
+struct fleet *fleet_new(const struct fleet_start *s)
+{
+	struct fleet *f = calloc(1, sizeof *f);
+	struct timespec ts;
+
+	if (!f || !(f->workers = calloc(s->workers, sizeof *f->workers)) ||
+	    !(f->stats = aligned_alloc(64, (s->workers * sizeof *f->stats + 63) / 64 * 64)))
+		abort();
+	memset(f->stats, 0, s->workers * sizeof *f->stats);
+	clock_gettime(CLOCK_REALTIME, &ts);
+	f->started_ms = ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+	f->start = *s;
+	f->config = s->config;
+	f->mail = s->mail;
+	f->control = s->control;
+	f->nworkers = s->workers;
+	f->maxclients = s->config->maxclients;
+	pthread_mutex_init(&f->nodes_lock, NULL);
+	share_slots(f, s->one_owner);
+	for (unsigned i = 0; i < f->nworkers; i++) {
+		f->workers[i].id = i;
+		f->workers[i].fleet = f;
+		f->workers[i].stats = &f->stats[i];
+		worker_init(&f->workers[i]);
+	}
+	for (unsigned i = 0; i < f->nworkers; i++)
+		if (pthread_create(&f->workers[i].thread, NULL, worker_main, &f->workers[i]))
+			abort();
+	return f;
+}
+
+void fleet_free(struct fleet *f)
+{
+	for (unsigned i = 0; i < f->nworkers; i++)
+		pthread_join(f->workers[i].thread, NULL);
+	for (unsigned i = 0; i < f->nworkers; i++)
+		worker_release(&f->workers[i]);
+	for (unsigned i = 0; i < f->nnotes; i++)
+		free(f->notes[i].state);
+	free(f->notes);
+	pthread_mutex_destroy(&f->nodes_lock);
+	free(f->stats);
+	free(f->workers);
+	free(f);
+}
+
+unsigned fleet_owner(const struct fleet *f, uint16_t slot)
+{
+	return f->owner[slot];
+}
+
+unsigned fleet_workers(const struct fleet *f)
+{
+	return f->nworkers;
+}
+
+const struct worker_stats *fleet_stats(const struct fleet *f, unsigned worker)
+{
+	return &f->stats[worker];
+}
+
+/* --- control → workers: one message each --- */
+
+struct order {
+	struct worker *w;
+	mail_fn *run;
+	struct topology *topology;
+	uint64_t flip;
+	struct slot_set slots;
+	enum side side;
+	unsigned max_pause_ms;
+	bool on;
+	const char *password;
+	const int *fds;
+	unsigned n;
+};
+
+static void run_order(void *arg)
+{
+	struct order *o = arg;
+
+	o->run(o);
+	free(o);
+}
+
+static void to_all(struct fleet *f, mail_fn *run, const struct order *what)
+{
+	unsigned from = THREAD_CONTROL(f->nworkers);
+
+	for (unsigned i = 0; i < f->nworkers; i++) {
+		struct order *o = malloc(sizeof *o);
+		if (!o)
+			abort();
+		*o = *what;
+		o->w = &f->workers[i];
+		o->run = run;
+		if (o->topology)
+			topology_ref(o->topology);
+		mailbox_post(f->mail, i, from, run_order, o);
+	}
+	mailbox_flush_all(f->mail, from);
+}
+
+static void do_serve(void *arg)
+{
+	struct order *o = arg;
+
+	clients_listen(o->w, o->fds, o->n);
+}
+
+void fleet_serve(struct fleet *f, const int *listen_fds, unsigned n)
+{
+	to_all(f, do_serve, &(struct order){ .fds = listen_fds, .n = n });
+}
+
+static void do_topology(void *arg)
+{
+	struct order *o = arg;
+
+	worker_topology(o->w, o->topology);
+}
+
+void fleet_topology(struct fleet *f, struct topology *t)
+{
+	if (t->side == SIDE_SOURCE && !f->identity[0]) { /* what clients are told does not change with a flip */
+		snprintf(f->identity, sizeof f->identity, "%s %u.%u.%u", t->product == PRODUCT_REDIS ? "redis" : "valkey", t->version >> 16,
+			 t->version >> 8 & 0xff, t->version & 0xff);
+		atomic_store(&f->identity_cluster, t->cluster);
+	}
+	to_all(f, do_topology, &(struct order){ .topology = t });
+	topology_unref(t);
+}
+
+static void do_mirror(void *arg)
+{
+	struct order *o = arg;
+
+	worker_mirror(o->w, o->on);
+}
+
+void fleet_mirror(struct fleet *f, bool on)
+{
+	to_all(f, do_mirror, &(struct order){ .on = on });
+}
+
+static void do_fence(void *arg)
+{
+	struct order *o = arg;
+
+	engine_fence(o->w->engine, o->flip, &o->slots, o->side, o->max_pause_ms);
+}
+
+void fleet_fence(struct fleet *f, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
+{
+	to_all(f, do_fence, &(struct order){ .flip = flip, .slots = *slots, .side = to, .max_pause_ms = max_pause_ms });
+}
+
+static void do_unfence(void *arg)
+{
+	struct order *o = arg;
+
+	engine_unfence(o->w->engine, o->flip);
+}
+
+void fleet_unfence(struct fleet *f, uint64_t flip)
+{
+	to_all(f, do_unfence, &(struct order){ .flip = flip });
+}
+
+static void do_slots_dirty(void *arg)
+{
+	struct order *o = arg;
+
+	engine_slots_dirty(o->w->engine, o->on ? NULL : &o->slots, "a node failed over or restarted");
+}
+
+void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots)
+{
+	struct order o = { .on = slots == NULL };
+
+	if (slots)
+		o.slots = *slots;
+	to_all(f, do_slots_dirty, &o);
+}
+
+static void do_finish(void *arg)
+{
+	struct order *o = arg;
+
+	worker_finish(o->w, o->side);
+}
+
+void fleet_finish(struct fleet *f, enum side authority)
+{
+	to_all(f, do_finish, &(struct order){ .side = authority });
+}
+
+static void do_drain(void *arg)
+{
+	struct order *o = arg;
+
+	worker_drain(o->w);
+}
+
+void fleet_drain(struct fleet *f)
+{
+	to_all(f, do_drain, &(struct order){ .on = true });
+}
+
+static void do_password(void *arg)
+{
+	struct order *o = arg;
+
+	worker_set_password(o->w, o->side, o->password);
+}
+
+void fleet_set_password(struct fleet *f, enum side side, const char *password)
+{
+	to_all(f, do_password, &(struct order){ .side = side, .password = password });
+}
+
+void fleet_set_limits(struct fleet *f, int maxclients)
+{
+	atomic_store(&f->maxclients, maxclients);
+}
+
+/* --- workers → control --- */
+
+struct note {
+	struct control *control;
+	unsigned worker;
+	enum side side;
+	uint64_t flip;
+	bool ok;
+	char why[400];
+	struct fence_result result;
+};
+
+static struct note *note_new(struct worker *w, const char *why)
+{
+	struct note *n = calloc(1, sizeof *n);
+
+	if (!n)
+		abort();
+	n->control = w->fleet->control;
+	n->worker = w->id;
+	snprintf(n->why, sizeof n->why, "%s", why ? why : "");
+	return n;
+}
+
+static void tell(struct worker *w, mail_fn *fn, struct note *n)
+{
+	mailbox_post(w->fleet->mail, THREAD_CONTROL(w->fleet->nworkers), w->id, fn, n);
+}
+
+static void refresh_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_topology_wanted(n->control, n->side, n->why);
+	free(n);
+}
+
+void fleet_tell_refresh(struct worker *w, enum side side, const char *why)
+{
+	ev_tstamp now = ev_now(w->loop);
+
+	if (now - w->refresh_told[side] < 0.02)
+		return; /* a storm of redirects is one message */
+	w->refresh_told[side] = now;
+	struct note *n = note_new(w, why);
+	n->side = side;
+	tell(w, refresh_told, n);
+}
+
+static void void_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_verify_void(n->control, n->why);
+	free(n);
+}
+
+void fleet_tell_void(struct worker *w, const char *why)
+{
+	tell(w, void_told, note_new(w, why));
+}
+
+static void ready_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_mirror_ready(n->control, n->worker, n->ok, n->why);
+	free(n);
+}
+
+void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why)
+{
+	struct note *n = note_new(w, why);
+
+	n->ok = ok;
+	tell(w, ready_told, n);
+}
+
+static void fenced_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_fenced(n->control, n->worker, n->flip, n->ok, n->why);
+	free(n);
+}
+
+void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why)
+{
+	struct note *n = note_new(w, why);
+
+	n->flip = flip;
+	n->ok = ok;
+	tell(w, fenced_told, n);
+}
+
+static void flipped_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_flipped(n->control, n->worker, n->flip, n->result.held, n->result.pause_max_us, n->result.histogram);
+	free(n);
+}
+
+static void do_flip(void *arg)
+{
+	struct order *o = arg;
+	struct note *n = note_new(o->w, NULL);
+
+	n->flip = o->flip;
+	engine_flip(o->w->engine, o->flip, &n->result);
+	tell(o->w, flipped_told, n);
+}
+
+void fleet_flip(struct fleet *f, uint64_t flip)
+{
+	to_all(f, do_flip, &(struct order){ .flip = flip });
+}
+
+/* --- states of nodes, for status --- */
+
+void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state)
+{
+	struct node_note *n = NULL;
+
+	pthread_mutex_lock(&f->nodes_lock);
+	for (unsigned i = 0; i < f->nnotes && !n; i++)
+		if (f->notes[i].side == side && strcmp(f->notes[i].name, name) == 0)
+			n = &f->notes[i];
+	if (!n) {
+		f->notes = realloc(f->notes, (f->nnotes + 1) * sizeof *f->notes);
+		if (!f->notes)
+			abort();
+		n = &f->notes[f->nnotes++];
+		n->side = side;
+		snprintf(n->name, sizeof n->name, "%s", name);
+		n->state = calloc(f->nworkers, 1);
+	}
+	n->state[worker] = (uint8_t)state;
+	pthread_mutex_unlock(&f->nodes_lock);
+}
+
+enum node_state fleet_node_state(const struct fleet *f, enum side side, const char *name)
+{
+	struct fleet *g = (struct fleet *)f; /* the lock is no part of what is looked at */
+	enum node_state worst = NODE_IDLE;
+
+	pthread_mutex_lock(&g->nodes_lock);
+	for (unsigned i = 0; i < f->nnotes; i++)
+		for (unsigned k = 0; f->notes[i].side == side && !strcmp(f->notes[i].name, name) && k < f->nworkers; k++)
+			if (f->notes[i].state[k] > worst)
+				worst = f->notes[i].state[k];
+	pthread_mutex_unlock(&g->nodes_lock);
+	return worst;
+}
+
+/* --- the backfill worker's host functions --- */
+
+uint64_t fleet_token(struct fleet *f, struct slice key, uint16_t slot, bool quiet)
+{
+	return version_token(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(keyhash_of(key).low64), quiet);
+}
+
+enum side fleet_authority(struct fleet *f, uint16_t slot)
+{
+	return engine_authority(f->workers[f->owner[slot]].engine, slot);
+}
+
+static void take_copy(void *arg)
+{
+	struct copy *c = arg;
+	struct worker *w = c->owner;
+
+	engine_copy(w->engine, c);
+}
+
+#define OFFERS_MAX 2048 /* copies on their way to one owner */
+
+bool fleet_offer(struct fleet *f, struct copy *c)
+{
+	unsigned from = THREAD_BACKFILL(f->nworkers), to = f->owner[c->slot];
+
+	if (mailbox_backlog(f->mail, to, from) >= OFFERS_MAX)
+		return false;
+	c->owner = &f->workers[to];
+	mailbox_post(f->mail, to, from, take_copy, c);
+	return true;
+}
+
+struct about_slot {
+	struct worker *w;
+	uint16_t slot;
+	unsigned max_ms;
+	size_t n;
+	char key[];
+};
+
+static void post_slot(struct fleet *f, mail_fn *fn, unsigned worker, uint16_t slot, unsigned max_ms, struct slice key)
+{
+	struct about_slot *a = malloc(sizeof *a + key.n);
+
+	if (!a)
+		abort();
+	*a = (struct about_slot){ .w = &f->workers[worker], .slot = slot, .max_ms = max_ms, .n = key.n };
+	if (key.n)
+		memcpy(a->key, key.p, key.n);
+	mailbox_post(f->mail, worker, THREAD_BACKFILL(f->nworkers), fn, a);
+}
+
+static void do_mark(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_mark(a->w->engine, slice(a->key, a->n), a->slot);
+	free(a);
+}
+
+bool fleet_mark(struct fleet *f, struct slice key, uint16_t slot)
+{
+	unsigned to = f->owner[slot];
+
+	if (mailbox_backlog(f->mail, to, THREAD_BACKFILL(f->nworkers)) >= OFFERS_MAX)
+		return false;
+	post_slot(f, do_mark, to, slot, 0, key);
+	return true;
+}
+
+static void do_hold(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_hold(a->w->engine, a->slot, a->max_ms);
+	free(a);
+}
+
+void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms)
+{
+	post_slot(f, do_hold, f->owner[slot], slot, max_ms, slice(NULL, 0));
+}
+
+static void do_release(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_release(a->w->engine, a->slot);
+	free(a);
+}
+
+void fleet_release(struct fleet *f, uint16_t slot)
+{
+	post_slot(f, do_release, f->owner[slot], slot, 0, slice(NULL, 0));
+}
+
+static void do_slot_done(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_slot_done(a->w->engine, a->slot);
+	free(a);
+}
+
+static void do_slot_clean(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_slot_clean(a->w->engine, a->slot);
+	free(a);
+}
+
+static void to_owners(struct fleet *f, mail_fn *fn, uint16_t slot)
+{
+	for (unsigned i = 0; i < f->nworkers; i++)
+		if (slot == SLOTS || f->owner[slot] == i)
+			post_slot(f, fn, i, slot, 0, slice(NULL, 0));
+}
+
+void fleet_slot_done(struct fleet *f, uint16_t slot)
+{
+	to_owners(f, do_slot_done, slot);
+}
+
+void fleet_slot_clean(struct fleet *f, uint16_t slot)
+{
+	to_owners(f, do_slot_clean, slot);
+}
+
+#define CALM_US 2000.0  /* smoothed time of a request at the authority that asks nobody to give way */
+#define STRAIN_US 20000.0
+
+double fleet_pressure(struct fleet *f)
+{
+	double worst = 0;
+
+	for (unsigned i = 0; i < f->nworkers; i++) {
+		double us = (double)atomic_load_explicit(&f->stats[i].latency_us, memory_order_relaxed);
+		double p = (us - CALM_US) / (STRAIN_US - CALM_US);
+		worst = p > worst ? p : worst;
+	}
+	return worst > 1 ? 1 : worst;
+}

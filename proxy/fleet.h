@@ -1,0 +1,119 @@
+/* fleet.h - the worker threads as the control thread sees them: every call posts a message and returns; answers come back as messages.
+ *
+ * Threads: all calls by the control thread, all callbacks on it. Counters are relaxed atomics that any thread may read.
+ * Thread numbers for mailboxes: workers 0 … n-1, backfill n, control n+1. */
+#ifndef CROSSFADE_FLEET_H
+#define CROSSFADE_FLEET_H
+
+#include <ev.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backfill/backfill.h"
+#include "backfill/topology.h"
+#include "proxy/config.h"
+#include "proxy/mailbox.h"
+
+#define THREAD_BACKFILL(workers) (workers)
+#define THREAD_CONTROL(workers) ((workers) + 1)
+
+struct slot_set { /* a set of slots */
+	uint64_t bits[SLOTS / 64];
+};
+static inline bool slot_set_has(const struct slot_set *s, unsigned slot) { return s->bits[slot / 64] >> (slot % 64) & 1; }
+static inline void slot_set_add(struct slot_set *s, unsigned slot) { s->bits[slot / 64] |= UINT64_C(1) << (slot % 64); }
+
+/* Written by one worker each. */
+struct worker_stats {
+	_Atomic uint64_t clients, connections, commands, reads, writes;
+	_Atomic uint64_t effects;      /* sent to the follower so far */
+	_Atomic uint64_t queued;       /* effects not yet acknowledged */
+	_Atomic uint64_t queued_bytes;
+	_Atomic int64_t lag_us;        /* age of the oldest unacknowledged effect, 0 = none */
+	_Atomic uint64_t mismatches, snapshots, foreign; /* replies that differed; keys handed to copying; marks by bypassing writers */
+	_Atomic uint64_t dirty_keys, dirty_slots;
+	_Atomic uint64_t errors_upstream, unknown_outcome;
+	_Atomic int64_t latency_us;    /* smoothed time of a request at the authority: pressure for the pace */
+};
+
+enum node_state { NODE_IDLE, NODE_CONNECTING, NODE_UP, NODE_DOWN };
+
+struct flip_result {
+	bool ok;
+	char why[256];                 /* not ok: what stood in the way */
+	uint64_t held;                 /* requests held by the fence */
+	int64_t pause_max_us;          /* longest hold of one request, from its arrival at the fence to its release */
+	int64_t pause_p99_us;
+	int64_t fence_us;              /* fence raised → released */
+};
+
+struct control; /* control.h: the receiver of the calls below */
+
+/* What workers tell control. Implemented by control.c; each runs on the control thread. */
+void control_topology_wanted(struct control *c, enum side side, const char *why); /* MOVED, lost connection …: refresh soon */
+void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why); /* drained and proven; or not */
+void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram /* FLIP_BUCKETS, 100 us each, last is "more" */);
+void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why);
+void control_verify_void(struct control *c, const char *why); /* lost connection, failover: a clean verify is no longer valid */
+void control_slots_dirty(struct control *c); /* some slots became dirty: schedule a rescan */
+#define FLIP_BUCKETS 512
+
+struct fleet;
+
+/* What the slots' authorities are at start: one byte (enum side) per slot. Workers listen only after fleet_serve. */
+struct backfill_thread;
+struct fleet_start {
+	const struct config *config;
+	struct mailboxes *mail;
+	struct control *control;
+	struct backfill_thread *backfill; /* receives repairs and results by messages; NULL in a plain proxy */
+	unsigned workers;
+	bool one_owner;                 /* the source is standalone: one worker owns every slot */
+	uint8_t authority[SLOTS];
+	bool mirror;                    /* mirroring is on (phases mirror … cutover) */
+	bool synced[SLOTS];             /* slots that the checkpoint says are copied */
+};
+struct fleet *fleet_new(const struct fleet_start *s);
+void fleet_serve(struct fleet *f, const int *listen_fds, unsigned n);  /* begin to accept clients */
+void fleet_topology(struct fleet *f, struct topology *t);             /* takes the reference; to all workers */
+/* Mirroring on: every write from now on has an effect; control_mirror_ready() when tracking is on and what was in flight before has ended. */
+void fleet_mirror(struct fleet *f, bool on);
+/* Fence the slots (reads held, too), drain, PING on each data connection, WAIT on the new authority's replicas: control_fenced() from each worker. */
+void fleet_fence(struct fleet *f, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
+/* The record is durable: the slots' authority is `to` now; release. control_flipped() from each worker. */
+void fleet_flip(struct fleet *f, uint64_t flip);
+/* Undo the fence: the old authority stays. */
+void fleet_unfence(struct fleet *f, uint64_t flip);
+/* These slots may differ (a node failed over): versions move, they are compared again. NULL: all. */
+void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots);
+void fleet_finish(struct fleet *f, enum side authority); /* no follower any more: mirroring off, its connections closed */
+void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, end the threads */
+void fleet_free(struct fleet *f);                         /* joins the threads */
+
+const struct worker_stats *fleet_stats(const struct fleet *f, unsigned worker);
+unsigned fleet_workers(const struct fleet *f);
+/* Worst state of the data connections to a node over all workers. */
+enum node_state fleet_node_state(const struct fleet *f, enum side side, const char *name);
+void fleet_set_limits(struct fleet *f, int maxclients);
+void fleet_set_password(struct fleet *f, enum side side, const char *password);
+unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
+
+/* The backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */
+uint64_t fleet_token(struct fleet *f, struct slice key, uint16_t slot, bool quiet);
+enum side fleet_authority(struct fleet *f, uint16_t slot);
+bool fleet_offer(struct fleet *f, struct copy *c);
+bool fleet_mark(struct fleet *f, struct slice key, uint16_t slot);
+void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms);
+void fleet_release(struct fleet *f, uint16_t slot);
+void fleet_slot_done(struct fleet *f, uint16_t slot);
+void fleet_slot_clean(struct fleet *f, uint16_t slot);
+double fleet_pressure(struct fleet *f);
+
+/* What owners tell the backfill worker (implemented in backfill_thread.c; called on worker threads, they post). */
+void backfill_thread_repair(struct backfill_thread *t, unsigned from, struct slice key, uint16_t slot, uint8_t losses);
+void backfill_thread_copied(struct backfill_thread *t, unsigned from, struct copy *c);
+void backfill_thread_rescan_slot(struct backfill_thread *t, unsigned from, uint16_t slot);
+void backfill_thread_held(struct backfill_thread *t, unsigned from, uint16_t slot, bool ok);
+
+#endif

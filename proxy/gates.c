@@ -1,0 +1,102 @@
+/* What must hold before slots change authority. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/phases_internal.h"
+
+typedef unsigned long long ull;
+
+static void say(struct gate *g, const char *name, bool ok) { *g = (struct gate){ .name = name, .ok = ok }; }
+
+static void gate_reachable(const struct phase_facts *f, struct gate *g)
+{
+	say(g, "reachable", f->up[SIDE_SOURCE] && f->up[SIDE_TARGET]);
+	g->unreachable = true;
+	enum side down = f->up[SIDE_SOURCE] ? SIDE_TARGET : SIDE_SOURCE;
+	if (g->ok)
+		snprintf(g->text, sizeof(g->text), "every primary of both sides answers");
+	else
+		snprintf(g->text, sizeof(g->text), "the %s does not answer as a whole: %s", side_name(down), f->down[down]);
+}
+
+static void gate_slots(const struct phase_facts *f, enum side to, struct gate *g)
+{
+	say(g, "slots", f->covered[to]);
+	snprintf(g->text, sizeof(g->text), g->ok ? "every slot has a node on the %s" : "not every slot has a node on the %s: repair that cluster first",
+		 side_name(to));
+}
+
+static void gate_partial(const struct phase_facts *f, bool partial, struct gate *g)
+{
+	say(g, "partial", !partial || (f->cluster[SIDE_SOURCE] && f->cluster[SIDE_TARGET]));
+	snprintf(g->text, sizeof(g->text), "%s", !partial ? "all slots at once"
+					: g->ok ? "both sides are clusters, a part of the slots may flip"
+						: "a part of the slots can flip only if both sides are clusters: flip all at once");
+}
+
+static void gate_backfill(const struct phases *p, struct gate *g)
+{
+	say(g, "backfill", p->rec.backfill_done);
+	snprintf(g->text, sizeof(g->text), "%s",
+		 g->ok ? "the backfill is complete"
+		       : "the backfill is not complete, keys would be missing: wait for it (force does not skip this)");
+}
+
+static void gate_dirty(const struct phase_facts *f, struct gate *g)
+{
+	say(g, "dirty", f->dirty_keys == 0 && f->dirty_slots == 0);
+	g->waits = g->skippable = true;
+	if (g->ok)
+		snprintf(g->text, sizeof(g->text), "nothing is dirty");
+	else
+		snprintf(g->text, sizeof(g->text), "%llu keys and %llu slots are dirty: wait, or look for writers that bypass the proxy",
+			 (ull)f->dirty_keys, (ull)f->dirty_slots);
+}
+
+static void gate_lag(const struct phase_facts *f, struct gate *g)
+{
+	say(g, "lag", f->lag_ms <= f->max_lag_ms);
+	g->waits = g->skippable = true;
+	snprintf(g->text, sizeof(g->text), g->ok ? "the mirror is %lld ms behind, %d ms are allowed"
+						 : "the mirror is %lld ms behind, %d ms are allowed: wait, or give the follower more room",
+		 (long long)f->lag_ms, f->max_lag_ms);
+}
+
+static void gate_verify(const struct phases *p, enum side to, struct gate *g)
+{
+	bool needed = to == SIDE_TARGET; /* the way back needs none */
+
+	say(g, "verify", !needed || (p->rec.verify_clean && !p->verify.running));
+	g->skippable = true;
+	const char *text = !needed ? "a rollback needs no verify"
+			 : g->ok ? "the last verify was clean and is still valid"
+			 : p->verify.running ? "a verify is running: wait for it"
+			 : p->rec.verify_at_ms == 0 ? "nothing has been verified: proxyctl verify"
+					       : "the last verify found differences or is no longer valid: proxyctl verify again";
+	snprintf(g->text, sizeof(g->text), "%s", text);
+}
+
+unsigned gates_check(const struct phases *p, const struct phase_facts *f, enum side to, bool partial, struct gate *gates)
+{
+	gate_reachable(f, &gates[0]);
+	gate_slots(f, to, &gates[1]);
+	gate_partial(f, partial, &gates[2]);
+	gate_backfill(p, &gates[3]);
+	gate_verify(p, to, &gates[4]);
+	gate_dirty(f, &gates[5]);
+	gate_lag(f, &gates[6]);
+	return GATES;
+}
+
+char *gates_json(const struct gate *gates, unsigned n)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(list, json_pack("{sssbss}", "gate", gates[i].name, "ok", gates[i].ok, "text", gates[i].text));
+	char *text = json_dumps(list, JSON_COMPACT);
+	json_decref(list);
+	return text;
+}

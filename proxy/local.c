@@ -1,0 +1,397 @@
+/* Commands that the proxy answers by itself: the connection's own state, and what is asked of a server before any data. */
+#include "proxy/local.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "proxy/address.h"
+#include "proxy/client.h"
+#include "resp/digits.h"
+#include "resp/write.h"
+
+/* --- helpers --- */
+
+uint32_t local_version(const char *text)
+{
+	unsigned part[3] = { 0, 0, 0 };
+
+	if (sscanf(text, "%u.%u.%u", &part[0], &part[1], &part[2]) < 1)
+		return 0;
+	return part[0] << 16 | (part[1] & 0xff) << 8 | (part[2] & 0xff);
+}
+
+/* Before the source was seen nobody is served; a version all the same, so that no answer is malformed. */
+struct identity local_identity(const struct worker *w)
+{
+	const char *text = w->fleet->identity, *space = strchr(text, ' ');
+	struct identity id = { "redis", space ? space + 1 : "7.0.0", 0, false, atomic_load(&w->fleet->identity_cluster) != 0 };
+
+	if (strncmp(text, "valkey ", 7) == 0) {
+		id.valkey = true;
+		id.product = "valkey";
+	}
+	id.number = local_version(id.version);
+	return id;
+}
+
+sds local_cat_aggregate(sds s, int proto, char type, int64_t n)
+{
+	if (proto < 3)
+		return resp_cat_len(s, '*', type == '%' ? 2 * n : n);
+	return resp_cat_len(s, type, n);
+}
+
+sds local_cat_text(sds s, const char *text)
+{
+	return resp_cat_bulk(s, slice(text, strlen(text)));
+}
+
+sds local_cat_verbatim(sds s, int proto, struct slice text)
+{
+	if (proto < 3)
+		return resp_cat_bulk(s, text);
+	s = resp_cat_len(s, '=', (int64_t)text.n + 4);
+	s = sdscatlen(s, "txt:", 4);
+	s = sdscatlen(s, text.p, text.n);
+	return sdscatlen(s, "\r\n", 2);
+}
+
+static void reply_status(struct worker *w, struct client *c, const char *text)
+{
+	client_reply(w, c, resp_cat_simple(sdsempty(), text));
+}
+
+static void reply_bulk(struct worker *w, struct client *c, struct slice text)
+{
+	client_reply(w, c, resp_cat_bulk(sdsempty(), text));
+}
+
+/* An error that quotes the client's bytes, which may hold anything. */
+static void reply_quoting(struct worker *w, struct client *c, const char *before, struct slice quoted)
+{
+	sds text = sdsnew(before);
+
+	text = sdscat(text, "'");
+	text = sdscatlen(text, quoted.p, quoted.n < 128 ? quoted.n : 128);
+	text = sdscat(text, "'");
+	client_reply(w, c, resp_cat_error(sdsempty(), text));
+	sdsfree(text);
+}
+
+/* The servers' rule for names and for what libraries say of themselves. */
+static bool is_plain(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] < '!' || s.p[i] > '~')
+			return false;
+	return true;
+}
+
+static void set_text(sds *place, struct slice text)
+{
+	sdsfree(*place);
+	*place = text.n ? sdsnewlen(text.p, text.n) : NULL;
+}
+
+/* --- HELLO, AUTH --- */
+
+static const char bad_name[] = "ERR Client names cannot contain spaces, newlines or special characters.";
+static const char wrong_pass[] = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/* No users yet: the default one, without a password, as on a server that was never given any. */
+static bool may_be(struct slice user)
+{
+	return slice_eq(user, SLICE_LIT("default"));
+}
+
+static void auth(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	if (argc > 3)
+		client_error(w, c, "ERR syntax error");
+	else if (argc == 2)
+		client_error(w, c, "ERR AUTH <password> called without any password configured for the default user. "
+			     "Are you sure your configuration is correct?");
+	else if (!may_be(w->argv[1]))
+		client_error(w, c, "%s", wrong_pass);
+	else
+		reply_status(w, c, "OK");
+}
+
+struct hello {
+	int64_t proto;
+	bool has_name;
+	struct slice name;
+};
+
+/* False after an error reply: nothing of the command takes effect then. */
+static bool parse_hello(struct worker *w, struct client *c, uint32_t argc, struct hello *h)
+{
+	struct slice user = SLICE_LIT("default");
+
+	if (argc > 1 && !resp_string_to_int(w->argv[1].p, w->argv[1].n, &h->proto)) {
+		client_error(w, c, "ERR Protocol version is not an integer or out of range");
+		return false;
+	}
+	if (h->proto < 2 || h->proto > 3) {
+		client_error(w, c, "NOPROTO unsupported protocol version");
+		return false;
+	}
+	for (uint32_t i = 2; i < argc; i++) {
+		if (slice_is(w->argv[i], "AUTH") && i + 2 < argc) {
+			user = w->argv[i + 1];
+			i += 2;
+		} else if (slice_is(w->argv[i], "SETNAME") && i + 1 < argc) {
+			h->has_name = true;
+			h->name = w->argv[++i];
+			if (!is_plain(h->name)) {
+				client_error(w, c, "%s", bad_name);
+				return false;
+			}
+		} else {
+			reply_quoting(w, c, "ERR Syntax error in HELLO option ", w->argv[i]);
+			return false;
+		}
+	}
+	if (!may_be(user)) {
+		client_error(w, c, "%s", wrong_pass);
+		return false;
+	}
+	return true;
+}
+
+static void hello(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct identity id = local_identity(w);
+	struct hello h = { c->proto, false, { NULL, 0 } };
+
+	(void)cmd;
+	if (!parse_hello(w, c, argc, &h))
+		return;
+	if (h.has_name)
+		set_text(&c->name, h.name);
+	c->proto = (uint8_t)h.proto;
+	sds s = local_cat_aggregate(sdsempty(), c->proto, '%', 7);
+	s = local_cat_text(local_cat_text(s, "server"), id.product);
+	s = local_cat_text(local_cat_text(s, "version"), id.version);
+	s = resp_cat_len(local_cat_text(s, "proto"), ':', c->proto);
+	s = resp_cat_len(local_cat_text(s, "id"), ':', (int64_t)c->id);
+	s = local_cat_text(local_cat_text(s, "mode"), id.cluster ? "cluster" : "standalone");
+	s = local_cat_text(local_cat_text(s, "role"), "master");
+	s = resp_cat_len(local_cat_text(s, "modules"), '*', 0);
+	client_reply(w, c, s);
+}
+
+/* --- the connection --- */
+
+static void ping(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	if (argc > 2)
+		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+	else if (argc == 2)
+		reply_bulk(w, c, w->argv[1]);
+	else
+		reply_status(w, c, "PONG");
+}
+
+static void echo(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	reply_bulk(w, c, w->argv[1]);
+}
+
+/* One database, whatever the source has: keys of others are not mirrored. */
+static void select_db(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct identity id = local_identity(w);
+	int64_t n;
+
+	(void)cmd;
+	(void)argc;
+	if (!resp_string_to_int(w->argv[1].p, w->argv[1].n, &n))
+		client_error(w, c, "ERR value is not an integer or out of range");
+	else if (n < INT32_MIN || n > INT32_MAX)
+		client_error(w, c, "ERR value is out of range, value must between -2147483648 and 2147483647");
+	else if (n == 0)
+		reply_status(w, c, "OK");
+	else if (id.cluster && !(id.valkey && id.number >= 0x090000)) /* from 9.0 on a cluster may have databases */
+		client_error(w, c, "ERR SELECT is not allowed in cluster mode");
+	else
+		client_error(w, c, "ERR DB index is out of range");
+}
+
+static void quit(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	reply_status(w, c, "OK");
+	client_close_after_replies(w, c);
+}
+
+/* What a library said of itself stays, as on the servers. */
+static void reset(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	c->proto = 2;
+	set_text(&c->name, SLICE_LIT(""));
+	reply_status(w, c, "RESET");
+}
+
+/* READONLY, READWRITE, ASKING: nothing to remember, the proxy follows redirects itself. Valkey has replicas that redirect without a
+ * cluster, so it takes the first two anywhere. */
+static void readonly(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct identity id = local_identity(w);
+	bool anywhere = id.valkey && id.number >= 0x080000 && !slice_is(w->argv[0], "asking");
+
+	(void)cmd;
+	(void)argc;
+	if (id.cluster || anywhere)
+		reply_status(w, c, "OK");
+	else
+		client_error(w, c, "ERR This instance has cluster support disabled");
+}
+
+static void time_now(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct timespec ts;
+
+	(void)cmd;
+	(void)argc;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	sds s = resp_cat_len(sdsempty(), '*', 2);
+	s = resp_cat_int_bulk(s, ts.tv_sec);
+	client_reply(w, c, resp_cat_int_bulk(s, ts.tv_nsec / 1000));
+}
+
+/* --- CLIENT --- */
+
+static void client_id(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	client_reply(w, c, resp_cat_len(sdsempty(), ':', (int64_t)c->id));
+}
+
+static void client_getname(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	if (c->name)
+		reply_bulk(w, c, slice(c->name, sdslen(c->name)));
+	else
+		client_reply(w, c, resp_cat_null(sdsempty(), c->proto));
+}
+
+static void client_setname(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	if (!is_plain(w->argv[2])) {
+		client_error(w, c, "%s", bad_name);
+		return;
+	}
+	set_text(&c->name, w->argv[2]);
+	reply_status(w, c, "OK");
+}
+
+/* Redis 7.0 does not know it; libraries send it unasked and ignore the answer, so here it is always known. */
+static void client_setinfo(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	bool is_name = slice_is(w->argv[2], "lib-name");
+
+	(void)cmd;
+	(void)argc;
+	if (!is_name && !slice_is(w->argv[2], "lib-ver")) {
+		reply_quoting(w, c, "ERR Unrecognized option ", w->argv[2]);
+	} else if (!is_plain(w->argv[3])) {
+		client_error(w, c, "ERR %s cannot contain spaces, newlines or special characters.", is_name ? "lib-name" : "lib-ver");
+	} else {
+		set_text(is_name ? &c->lib_name : &c->lib_ver, w->argv[3]);
+		reply_status(w, c, "OK");
+	}
+}
+
+/* "127.0.0.1:6379" of one end of the connection. */
+static void end_name(char *name, size_t n, int fd, bool peer)
+{
+	struct sockaddr_storage a;
+	struct sockaddr_in *v4 = (struct sockaddr_in *)&a;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&a;
+	socklen_t len = sizeof a;
+	char host[INET6_ADDRSTRLEN] = "";
+
+	if ((peer ? getpeername : getsockname)(fd, (struct sockaddr *)&a, &len) < 0)
+		a.ss_family = AF_UNSPEC;
+	if (a.ss_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host))
+		address_name(name, n, host, ntohs(v4->sin_port));
+	else if (a.ss_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host))
+		address_name(name, n, host, ntohs(v6->sin6_port));
+	else
+		snprintf(name, n, "?:0");
+}
+
+/* Sizes that mean nothing here are 0: an idle client holds no buffer. */
+static void client_info(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct identity id = local_identity(w);
+	bool is_7_2 = id.number >= 0x070200;
+	char addr[ADDRESS_NAME_MAX], laddr[ADDRESS_NAME_MAX];
+	struct timespec ts;
+
+	(void)argc;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	end_name(addr, sizeof addr, c->reader.fd, true);
+	end_name(laddr, sizeof laddr, c->reader.fd, false);
+	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1",
+			     (unsigned long long)c->id, addr, laddr, c->reader.fd, c->name ? c->name : "",
+			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000));
+	if (is_7_2)
+		s = sdscat(s, " watch=0");
+	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=default "
+			 "redir=-1 resp=%d", c->out.bytes, c->out.bytes, cmd->name, c->proto);
+	if (is_7_2)
+		s = sdscatprintf(s, " lib-name=%s lib-ver=%s", c->lib_name ? c->lib_name : "", c->lib_ver ? c->lib_ver : "");
+	s = sdscat(s, "\n");
+	client_reply(w, c, local_cat_verbatim(sdsempty(), c->proto, slice(s, sdslen(s))));
+	sdsfree(s);
+}
+
+/* --- the table --- */
+
+static local_fn *const local_functions[] = {
+	[LOCAL_HELLO] = hello,
+	[LOCAL_PING] = ping,
+	[LOCAL_ECHO] = echo,
+	[LOCAL_SELECT] = select_db,
+	[LOCAL_QUIT] = quit,
+	[LOCAL_RESET] = reset,
+	[LOCAL_AUTH] = auth,
+	[LOCAL_CLIENT_ID] = client_id,
+	[LOCAL_CLIENT_GETNAME] = client_getname,
+	[LOCAL_CLIENT_SETNAME] = client_setname,
+	[LOCAL_CLIENT_SETINFO] = client_setinfo,
+	[LOCAL_CLIENT_INFO] = client_info,
+	[LOCAL_COMMAND] = local_command,
+	[LOCAL_COMMAND_COUNT] = local_command_count,
+	[LOCAL_COMMAND_INFO] = local_command_info,
+	[LOCAL_COMMAND_DOCS] = local_command_docs,
+	[LOCAL_COMMAND_LIST] = local_command_list,
+	[LOCAL_COMMAND_GETKEYS] = local_command_getkeys,
+	[LOCAL_INFO] = local_info,
+	[LOCAL_TIME] = time_now,
+	[LOCAL_READONLY] = readonly,
+};
+
+void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	assert(cmd->policy == POLICY_LOCAL && command_arity_ok(cmd, argc));
+	assert(cmd->local < sizeof local_functions / sizeof *local_functions && local_functions[cmd->local]);
+	local_functions[cmd->local](w, c, cmd, argc);
+}

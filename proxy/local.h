@@ -1,0 +1,32 @@
+/* local.h - what the proxy answers by itself, shared by local*.c only: who it presents itself as, and aggregates of either protocol.
+ *
+ * Clients see the source's product, version and mode (fleet->identity), before and after a flip. Every answer is an sds made for the
+ * client's protocol (c->proto) and handed to client_reply. Thread: the client's worker. */
+#ifndef CROSSFADE_LOCAL_H
+#define CROSSFADE_LOCAL_H
+
+#include <hiredis/sds.h>
+
+#include "proxy/worker.h"
+
+struct identity {
+	const char *product; /* "redis", "valkey" */
+	const char *version; /* "7.0.15" */
+	uint32_t number;     /* 0x07000f */
+	bool valkey, cluster;
+};
+
+struct identity local_identity(const struct worker *w);
+/* "7.0.15" → 0x07000f; what is missing counts as 0. */
+uint32_t local_version(const char *text);
+
+/* An aggregate's header: n pairs of a '%', n elements of a '~' or '*'; both are arrays in RESP2. */
+sds local_cat_aggregate(sds s, int proto, char type, int64_t n);
+sds local_cat_text(sds s, const char *text);                 /* a bulk */
+sds local_cat_verbatim(sds s, int proto, struct slice text); /* =txt:, in RESP2 a bulk */
+
+typedef void local_fn(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
+local_fn local_info;
+local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
+
+#endif

@@ -1,0 +1,221 @@
+#include "proxy/mailbox.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define RING_SIZE 4096 /* entries; a power of two */
+
+struct mail {
+	mail_fn *fn;
+	void *arg;
+};
+
+/* One sender, one receiver. Entries [head, tail) are published; the sender fills behind tail up to `filled` and publishes at its flush. */
+struct ring {
+	_Alignas(64) _Atomic uint32_t head; /* moved by the receiver */
+	_Alignas(64) _Atomic uint32_t tail; /* moved by the sender */
+	uint32_t filled;                    /* the sender's own */
+	struct mail *over;                  /* what did not fit, in order */
+	size_t over_n, over_cap, over_first;
+	struct mail at[RING_SIZE];
+};
+
+struct box {
+	struct ev_loop *loop;
+	ev_io wake;
+	ev_prepare flush;
+	int fd;
+	_Atomic bool notified; /* a wake-up is under way: no second one is written */
+	struct mailboxes *all;
+	unsigned self;
+};
+
+struct mailboxes {
+	unsigned n;
+	struct box *boxes;
+	_Atomic(struct ring *) *rings; /* [from * n + to], made by the sender at its first post */
+};
+
+static struct ring *ring_of(const struct mailboxes *m, unsigned from, unsigned to)
+{
+	return atomic_load_explicit(&m->rings[from * m->n + to], memory_order_acquire);
+}
+
+struct mailboxes *mailboxes_new(unsigned threads)
+{
+	struct mailboxes *m = calloc(1, sizeof *m);
+
+	m->n = threads;
+	m->boxes = calloc(threads, sizeof *m->boxes);
+	m->rings = calloc((size_t)threads * threads, sizeof *m->rings);
+	for (unsigned i = 0; i < threads; i++) {
+		struct box *b = &m->boxes[i];
+		b->all = m;
+		b->self = i;
+		b->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		if (b->fd < 0)
+			abort();
+	}
+	return m;
+}
+
+void mailboxes_free(struct mailboxes *m)
+{
+	for (unsigned i = 0; i < m->n * m->n; i++) {
+		struct ring *r = atomic_load(&m->rings[i]);
+		if (r) {
+			free(r->over);
+			free(r);
+		}
+	}
+	for (unsigned i = 0; i < m->n; i++)
+		close(m->boxes[i].fd);
+	free(m->rings);
+	free(m->boxes);
+	free(m);
+}
+
+static void drain(struct ring *r)
+{
+	uint32_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+	uint32_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
+
+	while (head != tail) {
+		struct mail mail = r->at[head % RING_SIZE];
+		atomic_store_explicit(&r->head, ++head, memory_order_release);
+		mail.fn(mail.arg);
+	}
+}
+
+static void wake_cb(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct box *b = w->data;
+	uint64_t count;
+
+	(void)loop;
+	(void)revents;
+	if (read(b->fd, &count, sizeof count) < 0)
+		count = 0;
+	atomic_exchange_explicit(&b->notified, false, memory_order_seq_cst);
+	for (unsigned from = 0; from < b->all->n; from++) {
+		struct ring *r = ring_of(b->all, from, b->self);
+		if (r)
+			drain(r);
+	}
+}
+
+static void flush_cb(struct ev_loop *loop, ev_prepare *w, int revents)
+{
+	struct box *b = w->data;
+
+	(void)loop;
+	(void)revents;
+	mailbox_flush_all(b->all, b->self);
+}
+
+void mailbox_attach(struct mailboxes *m, unsigned self, struct ev_loop *loop)
+{
+	struct box *b = &m->boxes[self];
+
+	b->loop = loop;
+	ev_io_init(&b->wake, wake_cb, b->fd, EV_READ);
+	b->wake.data = b;
+	ev_io_start(loop, &b->wake);
+	ev_prepare_init(&b->flush, flush_cb);
+	ev_set_priority(&b->flush, EV_MINPRI); /* behind every other prepare watcher: they may post */
+	b->flush.data = b;
+	ev_prepare_start(loop, &b->flush);
+}
+
+void mailbox_detach(struct mailboxes *m, unsigned self)
+{
+	struct box *b = &m->boxes[self];
+
+	mailbox_flush_all(m, self);
+	ev_io_stop(b->loop, &b->wake);
+	ev_prepare_stop(b->loop, &b->flush);
+}
+
+static bool ring_put(struct ring *r, struct mail mail)
+{
+	if (r->filled - atomic_load_explicit(&r->head, memory_order_acquire) >= RING_SIZE)
+		return false;
+	r->at[r->filled++ % RING_SIZE] = mail;
+	return true;
+}
+
+static void over_put(struct ring *r, struct mail mail)
+{
+	if (r->over_n == r->over_cap) {
+		r->over_cap = r->over_cap ? 2 * r->over_cap : 256;
+		r->over = realloc(r->over, r->over_cap * sizeof *r->over);
+		if (!r->over)
+			abort();
+	}
+	r->over[r->over_n++] = mail;
+}
+
+void mailbox_post(struct mailboxes *m, unsigned to, unsigned from, mail_fn *fn, void *arg)
+{
+	struct ring *r = ring_of(m, from, to);
+	struct mail mail = { fn, arg };
+
+	assert(to < m->n && from < m->n);
+	if (!r) {
+		r = aligned_alloc(64, (sizeof *r + 63) / 64 * 64);
+		if (!r)
+			abort();
+		*r = (struct ring){ .filled = 0 };
+		atomic_store_explicit(&m->rings[from * m->n + to], r, memory_order_release);
+	}
+	if (r->over_n || !ring_put(r, mail))
+		over_put(r, mail);
+}
+
+/* Moves what overflowed into the ring, as far as it has room. */
+static void refill(struct ring *r)
+{
+	while (r->over_first < r->over_n && ring_put(r, r->over[r->over_first]))
+		r->over_first++;
+	if (r->over_first == r->over_n)
+		r->over_first = r->over_n = 0;
+}
+
+void mailbox_flush_all(struct mailboxes *m, unsigned from)
+{
+	bool waiting = false;
+
+	for (unsigned to = 0; to < m->n; to++) {
+		struct ring *r = ring_of(m, from, to);
+		if (!r)
+			continue;
+		if (r->over_n)
+			refill(r);
+		waiting |= r->over_n > 0;
+		if (r->filled == atomic_load_explicit(&r->tail, memory_order_relaxed))
+			continue;
+		atomic_store_explicit(&r->tail, r->filled, memory_order_release);
+		if (!atomic_exchange_explicit(&m->boxes[to].notified, true, memory_order_seq_cst)) {
+			uint64_t one = 1;
+			if (write(m->boxes[to].fd, &one, sizeof one) < 0)
+				abort(); /* an eventfd counter of ours cannot overflow */
+		}
+	}
+	/* What is still over waits for the receiver: come back at once, it is running meanwhile. */
+	if (waiting && m->boxes[from].loop)
+		ev_feed_event(m->boxes[from].loop, &m->boxes[from].wake, EV_CUSTOM);
+}
+
+size_t mailbox_backlog(const struct mailboxes *m, unsigned to, unsigned from)
+{
+	const struct ring *r = ring_of(m, from, to);
+
+	if (!r)
+		return 0;
+	return r->filled - atomic_load_explicit(&r->head, memory_order_relaxed) + (r->over_n - r->over_first);
+}

@@ -1,0 +1,57 @@
+/* req.h - one command of a client on its way: made by the client's worker (home), lent to the slot's owner, answered, given back, freed by home.
+ *
+ * The bytes are a slice of a block that the request holds until its end, so that it can be sent again (redirects, lost reads) and mirrored without a copy.
+ * Whoever has it may use `link`; `next` is the client's order and belongs to home. `client` is home's alone: the owner never looks at it. */
+#ifndef CROSSFADE_REQ_H
+#define CROSSFADE_REQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proxy/block.h"
+#include "resp/table.h"
+
+struct client;
+struct split;
+struct mwrite;
+struct engine;
+struct worker;
+
+struct req {
+	struct req *next, *link;
+	struct client *client;      /* NULL: the client has gone, the reply is dropped */
+	struct split *split;        /* part of a split command, or NULL */
+	struct block *block;
+	const char *bytes;
+	size_t len;
+	const struct command *cmd;
+	struct worker *worker;      /* who is to look at it next */
+	struct engine *engine;      /* the owner's, while it has the request */
+	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
+	struct block *reply_block;  /* the answer, once done */
+	const char *reply;
+	size_t reply_len;
+	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
+	uint64_t hash;              /* of the first key */
+	uint32_t part;              /* index in the split */
+	uint16_t slot;
+	uint16_t home;
+	uint16_t ask_node;          /* owner's: send with ASKING to this node once; NODE_NONE */
+	uint8_t proto;              /* of the client when it sent this */
+	bool done;
+	bool write;                 /* may change data */
+	bool resent;                /* waits in the slot's resend list or was in it */
+};
+
+/* A complete reply, valid during the call; who keeps it takes a reference of `block`. p NULL: the connection was lost. */
+struct reply {
+	const char *p;
+	size_t n;
+	struct block *block;
+	const char *why;  /* lost: what happened, naming side and node */
+	bool sent;        /* lost: some of the request's bytes may have reached the server */
+};
+
+typedef void reply_fn(void *arg, const struct reply *r);
+
+#endif

@@ -1,0 +1,260 @@
+/* Commands that concern several slots or all nodes: parts of one slot each, sent through their owners, merged when the last has answered. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "proxy/client.h"
+#include "proxy/log.h"
+#include "resp/slot.h"
+#include "resp/write.h"
+
+struct split {
+	struct req *whole;        /* in the client's order */
+	const struct command *cmd;
+	uint32_t parts, left;
+	struct req **part;
+	uint32_t *order;          /* MERGE_ARRAY: for each key its part, in the order of the request */
+	uint32_t nkeys;
+	bool broadcast;           /* the follower's nodes get it, too, if the authority's did it */
+};
+
+static void part_add(struct worker *w, struct split *s, uint16_t slot, struct block *block, const char *bytes, size_t len)
+{
+	struct req *r = req_new(w);
+
+	r->cmd = s->cmd;
+	r->write = s->whole->write;
+	r->split = s;
+	r->part = s->parts;
+	r->slot = slot;
+	r->block = block_ref(block);
+	r->bytes = bytes;
+	r->len = len;
+	s->part[s->parts++] = r;
+}
+
+/* --- by slot --- */
+
+struct keyed {
+	uint16_t slot;
+	uint32_t key; /* number of the key in the request */
+};
+
+static int by_slot(const void *a, const void *b)
+{
+	const struct keyed *x = a, *y = b;
+
+	if (x->slot != y->slot)
+		return x->slot < y->slot ? -1 : 1;
+	return x->key < y->key ? -1 : 1;
+}
+
+static struct split *split_new(struct worker *w, struct client *c, const struct command *cmd, struct req *whole, uint32_t parts_max)
+{
+	struct split *s = calloc(1, sizeof *s);
+
+	(void)w;
+	if (!s || !(s->part = calloc(parts_max, sizeof *s->part)))
+		abort();
+	s->whole = whole;
+	s->cmd = cmd;
+	client_enqueue(c, whole);
+	return s;
+}
+
+static void submit_all(struct worker *w, struct split *s)
+{
+	s->left = s->parts;
+	for (uint32_t i = 0; i < s->parts; i++)
+		worker_submit(w, s->part[i]);
+}
+
+/* The words of one part: the command's name, then its keys with what belongs to each (step 2: MSET's values). */
+static void make_part(struct worker *w, struct split *s, const struct keyed *k, uint32_t n, uint32_t first, uint32_t step)
+{
+	sds bytes = resp_cat_len(sdsempty(), '*', 1 + (int64_t)n * step);
+
+	bytes = resp_cat_bulk(bytes, w->argv[0]);
+	for (uint32_t i = 0; i < n; i++)
+		for (uint32_t j = 0; j < step; j++)
+			bytes = resp_cat_bulk(bytes, w->argv[first + k[i].key * step + j]);
+	struct block *b = block_copy(bytes, sdslen(bytes));
+	part_add(w, s, k[0].slot, b, b->data, b->used);
+	block_unref(b);
+	sdsfree(bytes);
+}
+
+bool split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
+{
+	uint32_t first = command_first_key(cmd), step = (uint32_t)cmd->specs[0].b;
+	uint32_t nkeys = (argc - first) / step;
+	struct keyed *k;
+	struct split *s;
+
+	if ((argc - first) % step) {
+		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+		req_free(w, whole);
+		return false;
+	}
+	k = calloc(nkeys, sizeof *k);
+	s = split_new(w, c, cmd, whole, nkeys);
+	s->order = calloc(nkeys, sizeof *s->order);
+	s->nkeys = nkeys;
+	if (!k || !s->order)
+		abort();
+	for (uint32_t i = 0; i < nkeys; i++)
+		k[i] = (struct keyed){ slot_of(w->argv[first + i * step]), i };
+	qsort(k, nkeys, sizeof *k, by_slot);
+	for (uint32_t i = 0, n; i < nkeys; i += n) {
+		for (n = 1; i + n < nkeys && k[i + n].slot == k[i].slot; n++)
+			;
+		for (uint32_t j = i; j < i + n; j++)
+			s->order[k[j].key] = s->parts;
+		make_part(w, s, k + i, n, first, step);
+	}
+	free(k);
+	submit_all(w, s);
+	return true;
+}
+
+/* --- to every primary: one slot stands for each node --- */
+
+void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole)
+{
+	struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
+	struct split *s = split_new(w, c, cmd, whole, t && t->nnodes ? t->nnodes : 1);
+
+	s->broadcast = cmd->effect == EFFECT_BROADCAST && engine_is_mirroring(w->engine);
+	for (uint16_t n = 0; t && n < t->nnodes; n++) {
+		for (unsigned slot = 0; slot < SLOTS; slot++) {
+			if (t->slot_node[slot] != n)
+				continue;
+			part_add(w, s, (uint16_t)slot, whole->block, whole->bytes, whole->len);
+			break;
+		}
+	}
+	if (!s->parts)
+		part_add(w, s, 0, whole->block, whole->bytes, whole->len);
+	submit_all(w, s);
+}
+
+static void on_broadcast(void *arg, const struct reply *r)
+{
+	const struct command *cmd = arg;
+
+	if (!r->p || r->p[0] == '-')
+		log_limited(LOG_WARNING, "a node of the follower did not take %s: %.*s", cmd->name, r->p ? (int)r->n - 2 : (int)strlen(r->why), r->p ? r->p : r->why);
+}
+
+static void broadcast(struct worker *w, const struct split *s)
+{
+	unsigned sent = 0;
+
+	worker_send_all_nodes(w, SIDE_OTHER(fleet_authority(w->fleet, 0)), s->whole->bytes, s->whole->len, on_broadcast, (void *)s->cmd, &sent);
+}
+
+/* --- merging --- */
+
+static const struct req *first_error(const struct split *s)
+{
+	for (uint32_t i = 0; i < s->parts; i++)
+		if (s->part[i]->reply[0] == '-')
+			return s->part[i];
+	return NULL;
+}
+
+static sds merge_sum(const struct split *s)
+{
+	int64_t sum = 0;
+	struct resp_item item;
+
+	for (uint32_t i = 0; i < s->parts; i++)
+		if (resp_item(s->part[i]->reply, s->part[i]->reply + s->part[i]->reply_len, &item) && item.type == ':')
+			sum += item.n;
+	return resp_cat_len(sdsempty(), ':', sum);
+}
+
+/* Each part's array has its keys' elements in the order in which the request had them: one cursor per part. */
+static sds merge_array(const struct split *s)
+{
+	const char **at = calloc(s->parts, sizeof *at);
+	sds out = resp_cat_len(sdsempty(), '*', s->nkeys);
+	struct resp_item item;
+
+	for (uint32_t i = 0; i < s->parts; i++)
+		at[i] = s->part[i]->reply + resp_item(s->part[i]->reply, s->part[i]->reply + s->part[i]->reply_len, &item);
+	for (uint32_t i = 0; i < s->nkeys; i++) {
+		const struct req *p = s->part[s->order[i]];
+		size_t n = resp_value_len(at[s->order[i]], p->reply + p->reply_len);
+		out = sdscatlen(out, at[s->order[i]], n);
+		at[s->order[i]] += n;
+	}
+	free(at);
+	return out;
+}
+
+static sds merge_and(const struct split *s)
+{
+	struct resp_item head, item;
+	const struct req *f = s->part[0];
+	sds out;
+
+	resp_item(f->reply, f->reply + f->reply_len, &head);
+	out = resp_cat_len(sdsempty(), '*', head.n);
+	for (int64_t i = 0; i < head.n; i++) {
+		int64_t least = 1;
+		for (uint32_t k = 0; k < s->parts; k++) {
+			const char *q = s->part[k]->reply, *e = q + s->part[k]->reply_len;
+			q += resp_item(q, e, &item);
+			for (int64_t skip = 0; skip <= i; skip++)
+				q += resp_item(q, e, &item);
+			least = item.n < least ? item.n : least;
+		}
+		out = resp_cat_len(out, ':', least);
+	}
+	return out;
+}
+
+static sds merged(const struct split *s)
+{
+	const struct req *r = first_error(s);
+
+	if (r)
+		return sdsnewlen(r->reply, r->reply_len);
+	switch ((enum cmd_merge)s->cmd->merge) {
+	case MERGE_SUM:
+		return merge_sum(s);
+	case MERGE_ARRAY:
+		return merge_array(s);
+	case MERGE_AND:
+		return merge_and(s);
+	case MERGE_NONE:
+	case MERGE_ALL_OK:
+	case MERGE_FIRST:
+		break;
+	}
+	return sdsnewlen(s->part[0]->reply, s->part[0]->reply_len);
+}
+
+void split_part_done(struct worker *w, struct req *part)
+{
+	struct split *s = part->split;
+	struct req *whole = s->whole;
+
+	assert(s->left > 0);
+	if (--s->left)
+		return;
+	if (s->broadcast && !first_error(s))
+		broadcast(w, s);
+	sds out = merged(s);
+	whole->reply_block = block_copy(out, sdslen(out));
+	whole->reply = whole->reply_block->data;
+	whole->reply_len = sdslen(out);
+	sdsfree(out);
+	for (uint32_t i = 0; i < s->parts; i++)
+		req_free(w, s->part[i]);
+	free(s->part);
+	free(s->order);
+	free(s);
+	client_done(w, whole);
+}

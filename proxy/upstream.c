@@ -1,0 +1,518 @@
+#include "proxy/upstream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "proxy/log.h"
+#include "resp/write.h"
+
+#define BACKOFF_MIN_S 0.05
+#define BACKOFF_MAX_S 1.0
+#define READS_PER_TURN 16
+
+static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
+static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
+static void on_timer(struct ev_loop *loop, ev_timer *w, int revents);
+
+static ev_tstamp now(const struct upstream *u)
+{
+	return ev_now(u->owner->loop);
+}
+
+struct upstream *upstream_new(const struct upstream_owner *owner, enum side side, const char *name)
+{
+	struct upstream *u = calloc(1, sizeof *u);
+
+	if (!u)
+		abort();
+	u->owner = owner;
+	u->side = side;
+	u->fd = -1;
+	snprintf(u->name, sizeof u->name, "%s", name);
+	ev_init(&u->reader, on_readable);
+	ev_init(&u->writer, on_writable);
+	ev_init(&u->timer, on_timer);
+	u->reader.data = u->writer.data = u->timer.data = u;
+	resp_reply_init(&u->parser, &resp_default_limits);
+	return u;
+}
+
+void upstream_set_addr(struct upstream *u, const struct sockaddr_storage *addr, socklen_t len)
+{
+	u->addr = *addr;
+	u->addr_len = len;
+}
+
+/* --- what is awaited --- */
+
+static void fifo_push(struct upstream *u, struct await a)
+{
+	if (u->fifo_n == u->fifo_cap) {
+		uint32_t cap = u->fifo_cap ? 2 * u->fifo_cap : 64;
+		struct await *bigger = malloc(cap * sizeof *bigger);
+		if (!bigger)
+			abort();
+		for (uint32_t i = 0; i < u->fifo_n; i++)
+			bigger[i] = u->fifo[(u->fifo_head + i) & (u->fifo_cap - 1)];
+		free(u->fifo);
+		u->fifo = bigger;
+		u->fifo_cap = cap;
+		u->fifo_head = 0;
+	}
+	u->fifo[(u->fifo_head + u->fifo_n++) & (u->fifo_cap - 1)] = a;
+}
+
+static void fifo_pop(struct upstream *u)
+{
+	u->fifo_head = (u->fifo_head + 1) & (u->fifo_cap - 1);
+	u->fifo_n--;
+}
+
+/* Everything awaited is answered as lost. The ring is set aside first: an answer may queue new commands. */
+static void fail_all(struct upstream *u)
+{
+	struct await *fifo = u->fifo;
+	uint32_t n = u->fifo_n, head = u->fifo_head, cap = u->fifo_cap;
+	uint64_t written = u->written;
+	struct reply r = { .why = u->why };
+
+	u->fifo = NULL;
+	u->fifo_n = u->fifo_cap = u->fifo_head = 0;
+	u->queued = u->written = 0;
+	outq_clear(&u->out);
+	for (uint32_t i = 0; i < n; i++) {
+		struct await a = fifo[(head + i) & (cap - 1)];
+		r.sent = a.start < written;
+		while (a.replies--)
+			a.fn(a.arg, &r);
+	}
+	free(fifo);
+}
+
+/* --- states --- */
+
+static void set_state(struct upstream *u, enum upstream_state state)
+{
+	struct ev_loop *loop = u->owner->loop;
+
+	u->state = state;
+	ev_timer_stop(loop, &u->timer);
+	switch (state) {
+	case UPSTREAM_IDLE:
+	case UPSTREAM_DOWN:
+		ev_io_stop(loop, &u->reader);
+		ev_io_stop(loop, &u->writer);
+		break;
+	case UPSTREAM_CONNECTING:
+	case UPSTREAM_GREETING:
+		ev_timer_set(&u->timer, u->owner->connect_timeout_s, 0.);
+		ev_timer_start(loop, &u->timer);
+		break;
+	case UPSTREAM_UP:
+		ev_timer_set(&u->timer, 1., 1.);
+		ev_timer_start(loop, &u->timer);
+		break;
+	}
+}
+
+static void close_reset(struct upstream *u)
+{
+	struct linger l = { .l_onoff = 1, .l_linger = 0 };
+
+	if (u->fd < 0)
+		return;
+	ev_io_stop(u->owner->loop, &u->reader);
+	ev_io_stop(u->owner->loop, &u->writer);
+	setsockopt(u->fd, SOL_SOCKET, SO_LINGER, &l, sizeof l); /* race 7: nothing of it may still arrive */
+	close(u->fd);
+	u->fd = -1;
+}
+
+void upstream_give_up(struct upstream *u, const char *why)
+{
+	bool was_up = u->state == UPSTREAM_UP;
+	double wait = BACKOFF_MIN_S * (1 << (u->failures < 5 ? u->failures : 5));
+
+	snprintf(u->why, sizeof u->why, "%s %s was lost: %s", side_name(u->side), u->name, why);
+	if (!was_up)
+		snprintf(u->why, sizeof u->why, "%s %s is not reachable: %s", side_name(u->side), u->name, why);
+	log_limited(LOG_WARNING, "%s", u->why);
+	close_reset(u);
+	block_unref(u->in);
+	u->in = NULL;
+	u->in_off = 0;
+	resp_reply_reset(&u->parser);
+	if (u->client_id) {
+		u->zombie_id = u->client_id;
+		memcpy(u->zombie_run_id, u->run_id, sizeof u->run_id);
+		u->client_id = 0;
+	}
+	u->watching = false;
+	u->failures++;
+	u->sample_at = 0;
+	u->retry_at = now(u) + (wait < BACKOFF_MAX_S ? wait : BACKOFF_MAX_S);
+	set_state(u, UPSTREAM_DOWN);
+	fail_all(u);
+	u->owner->lost(u->owner->ctx, u, u->why, was_up);
+}
+
+void upstream_close(struct upstream *u)
+{
+	snprintf(u->why, sizeof u->why, "%s %s was closed", side_name(u->side), u->name);
+	close_reset(u);
+	set_state(u, UPSTREAM_IDLE);
+	fail_all(u);
+}
+
+void upstream_free(struct upstream *u)
+{
+	upstream_close(u);
+	block_unref(u->in);
+	free(u->fifo);
+	free(u);
+}
+
+void upstream_open(struct upstream *u)
+{
+	int one = 1;
+
+	if (u->state != UPSTREAM_IDLE && (u->state != UPSTREAM_DOWN || now(u) < u->retry_at))
+		return;
+	if (!u->addr_len) {
+		upstream_give_up(u, "its name does not resolve");
+		return;
+	}
+	u->fd = socket(u->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (u->fd < 0) {
+		upstream_give_up(u, strerror(errno));
+		return;
+	}
+	setsockopt(u->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	setsockopt(u->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+	if (connect(u->fd, (struct sockaddr *)&u->addr, u->addr_len) < 0 && errno != EINPROGRESS) {
+		upstream_give_up(u, strerror(errno));
+		return;
+	}
+	ev_io_set(&u->reader, u->fd, EV_READ);
+	ev_io_set(&u->writer, u->fd, EV_WRITE);
+	ev_io_start(u->owner->loop, &u->writer);
+	set_state(u, UPSTREAM_CONNECTING);
+}
+
+/* --- the watch --- */
+
+static void on_watched(void *arg, const struct reply *r)
+{
+	struct upstream *u = arg;
+
+	if (!r->p || r->p[0] != '-')
+		return;
+	u->watching = false;
+	log_warning("%s %s refuses CLIENT TRACKING (%.*s): writes that bypass the proxy are not seen", side_name(u->side), u->name,
+		    (int)r->n - 3, r->p + 1);
+}
+
+void upstream_watch(struct upstream *u, bool on)
+{
+	static const char start[] = "*5\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n$6\r\nNOLOOP\r\n";
+	static const char stop[] = "*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$3\r\nOFF\r\n";
+
+	u->watch = on;
+	if (u->state != UPSTREAM_UP || u->watching == on)
+		return; /* connecting: the greeting looks at `watch`, arrive() once more */
+	u->watching = on;
+	if (on)
+		upstream_send(u, start, sizeof start - 1, NULL, 1, on_watched, u);
+	else
+		upstream_send(u, stop, sizeof stop - 1, NULL, 1, on_watched, u);
+}
+
+/* --- greeting: HELLO, then who the server is, then the predecessor is made sure to be gone, then the watch --- */
+
+static bool write_now(struct upstream *u, sds bytes)
+{
+	ssize_t n = send(u->fd, bytes, sdslen(bytes), MSG_NOSIGNAL);
+	bool ok = n == (ssize_t)sdslen(bytes); /* a fresh socket takes a greeting whole */
+
+	sdsfree(bytes);
+	return ok;
+}
+
+static void greet(struct upstream *u)
+{
+	const char *user = u->owner->user(u->owner->ctx, u->side), *password = u->owner->password(u->owner->ctx, u->side);
+	sds s = sdsempty();
+
+	if (password)
+		s = resp_cat_words(s, "HELLO", "3", "AUTH", user ? user : "default", password, "SETNAME", u->owner->client_name, NULL);
+	else
+		s = resp_cat_words(s, "HELLO", "3", "SETNAME", u->owner->client_name, NULL);
+	s = resp_cat_words(s, "CLIENT", "ID", NULL);
+	s = resp_cat_words(s, "INFO", "server", NULL);
+	u->greeting_left = 3;
+	u->introduced = false;
+	set_state(u, UPSTREAM_GREETING);
+	ev_io_start(u->owner->loop, &u->reader);
+	if (!write_now(u, s))
+		upstream_give_up(u, "the greeting could not be written");
+}
+
+static void greet_more(struct upstream *u)
+{
+	sds s = sdsempty();
+	char id[24];
+
+	if (u->zombie_id && strcmp(u->zombie_run_id, u->run_id) == 0) {
+		snprintf(id, sizeof id, "%lld", (long long)u->zombie_id);
+		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
+		u->greeting_left++;
+	}
+	u->zombie_id = 0;
+	if (u->watch) {
+		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", NULL);
+		u->greeting_left++;
+		u->watching = true;
+	}
+	if (!sdslen(s))
+		sdsfree(s);
+	else if (!write_now(u, s))
+		upstream_give_up(u, "the greeting could not be written");
+}
+
+static void arrive(struct upstream *u)
+{
+	u->failures = 0;
+	u->progress = now(u);
+	set_state(u, UPSTREAM_UP);
+	upstream_watch(u, u->watch);
+	u->owner->up(u->owner->ctx, u);
+	if (!outq_empty(&u->out))
+		upstream_flush(u);
+}
+
+static void take_run_id(struct upstream *u, struct slice info)
+{
+	const char *at = memmem(info.p, info.n, "run_id:", 7);
+
+	u->run_id[0] = '\0';
+	if (at && (size_t)(info.p + info.n - at) >= 47)
+		snprintf(u->run_id, sizeof u->run_id, "%.40s", at + 7);
+}
+
+static bool greeting_reply(struct upstream *u, struct slice r)
+{
+	struct resp_item item = { 0 };
+
+	resp_item(r.p, r.p + r.n, &item);
+	if (item.type == '-') {
+		char why[256];
+		snprintf(why, sizeof why, "%.*s", (int)(item.text.n < 200 ? item.text.n : 200), item.text.p);
+		upstream_give_up(u, why);
+		return false;
+	}
+	u->greeting_left--;
+	if (!u->introduced && item.type == ':')
+		u->client_id = item.n;
+	if (!u->introduced && u->greeting_left == 0) {
+		u->introduced = true;
+		take_run_id(u, item.text);
+		greet_more(u);
+		if (u->state != UPSTREAM_GREETING)
+			return false;
+	}
+	if (u->greeting_left == 0)
+		arrive(u);
+	return u->state == UPSTREAM_UP || u->state == UPSTREAM_GREETING;
+}
+
+/* --- reading --- */
+
+static void sample(struct upstream *u, uint64_t start)
+{
+	if (u->sample_at == 0 || start < u->sample_start)
+		return;
+	int64_t us = (int64_t)((now(u) - u->sample_at) * 1e6);
+	int64_t old = atomic_load_explicit(u->owner->latency_us, memory_order_relaxed);
+	atomic_store_explicit(u->owner->latency_us, old + (us - old) / 8, memory_order_relaxed);
+	u->sample_at = 0;
+}
+
+/* One complete reply stands at in_off. False: the connection is gone. */
+static bool dispatch(struct upstream *u, const char *p, size_t n)
+{
+	if (u->parser.type == '>') {
+		u->owner->invalidated(u->owner->ctx, u, slice(p, n));
+		return true;
+	}
+	if (u->state == UPSTREAM_GREETING)
+		return greeting_reply(u, slice(p, n));
+	if (!u->fifo_n) {
+		upstream_give_up(u, "it sent a reply that nobody asked for");
+		return false;
+	}
+	struct await *a = &u->fifo[u->fifo_head];
+	struct reply r = { .p = p, .n = n, .block = u->in };
+	reply_fn *fn = a->fn;
+	void *arg = a->arg;
+	sample(u, a->start);
+	if (--a->replies == 0)
+		fifo_pop(u);
+	fn(arg, &r);
+	return u->state == UPSTREAM_UP;
+}
+
+/* Room behind what is there: at the front of the same block if nobody else holds it, else in a new one that fits the reply. */
+static void make_room(struct upstream *u)
+{
+	struct block *b = u->in;
+	size_t left = b ? b->used - u->in_off : 0;
+	size_t want = u->parser.need > BLOCK_LARGE ? u->parser.need : BLOCK_LARGE;
+
+	if (b && b->cap >= want && block_is_sole(b)) {
+		memmove(b->data, b->data + u->in_off, left);
+	} else {
+		struct block *bigger = block_new(want);
+		if (left)
+			memcpy(bigger->data, b->data + u->in_off, left);
+		block_unref(b);
+		u->in = b = bigger;
+	}
+	b->used = left;
+	u->in_off = 0;
+}
+
+static bool parse(struct upstream *u)
+{
+	while (u->in_off < u->in->used) {
+		const char *p = u->in->data + u->in_off;
+		enum resp_status s = resp_reply_parse(&u->parser, p, u->in->used - u->in_off);
+		if (s == RESP_MORE)
+			break;
+		if (s == RESP_BAD) {
+			upstream_give_up(u, u->parser.error ? u->parser.error : "it does not speak RESP3");
+			return false;
+		}
+		size_t n = u->parser.used;
+		struct block *keep = block_ref(u->in); /* the answer may close the connection */
+		u->in_off += n;
+		bool goes_on = dispatch(u, p, n);
+		block_unref(keep);
+		if (!goes_on)
+			return false;
+		resp_reply_reset(&u->parser);
+	}
+	if (u->in_off == u->in->used) {
+		if (!block_is_sole(u->in)) {
+			block_unref(u->in);
+			u->in = NULL;
+		} else {
+			u->in->used = 0;
+		}
+		u->in_off = 0;
+	}
+	return true;
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct upstream *u = w->data;
+
+	(void)loop;
+	(void)revents;
+	for (int i = 0; i < READS_PER_TURN; i++) {
+		if (!u->in || u->in->used == u->in->cap || u->parser.need > u->in->cap - u->in_off)
+			make_room(u);
+		size_t room = u->in->cap - u->in->used;
+		ssize_t n = recv(u->fd, u->in->data + u->in->used, room, 0);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			upstream_give_up(u, n ? strerror(errno) : "it closed the connection");
+			return;
+		}
+		u->in->used += (size_t)n;
+		u->progress = now(u);
+		if (!parse(u))
+			return;
+		if ((size_t)n < room)
+			return;
+	}
+}
+
+/* --- writing --- */
+
+static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct upstream *u = w->data;
+	int error = 0;
+	socklen_t len = sizeof error;
+
+	(void)revents;
+	ev_io_stop(loop, w);
+	if (u->state != UPSTREAM_CONNECTING) {
+		upstream_flush(u);
+		return;
+	}
+	getsockopt(u->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	if (error)
+		upstream_give_up(u, strerror(error));
+	else
+		greet(u);
+}
+
+void upstream_flush(struct upstream *u)
+{
+	if (u->state == UPSTREAM_DOWN) {
+		upstream_open(u);
+		if (u->state == UPSTREAM_DOWN)
+			fail_all(u);
+		return;
+	}
+	if (u->state != UPSTREAM_UP || ev_is_active(&u->writer))
+		return;
+	ssize_t n = outq_write(&u->out, u->fd);
+	if (n < 0) {
+		upstream_give_up(u, strerror(errno));
+		return;
+	}
+	u->written += (uint64_t)n;
+	if (!outq_empty(&u->out))
+		ev_io_start(u->owner->loop, &u->writer);
+}
+
+void upstream_send(struct upstream *u, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+{
+	if (!u->fifo_n)
+		u->progress = now(u);
+	if (u->sample_at == 0) {
+		u->sample_at = now(u);
+		u->sample_start = u->queued;
+	}
+	fifo_push(u, (struct await){ fn, arg, u->queued, replies });
+	u->queued += n;
+	outq_add(&u->out, p, n, holder);
+	if (u->state == UPSTREAM_IDLE)
+		upstream_open(u);
+	if (!u->flushing)
+		u->owner->flush_soon(u->owner->ctx, u);
+}
+
+static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct upstream *u = w->data;
+	char why[64];
+
+	(void)loop;
+	(void)revents;
+	if (u->state != UPSTREAM_UP) {
+		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
+	} else if (u->fifo_n && now(u) - u->progress > u->owner->reply_timeout_s) {
+		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
+		upstream_give_up(u, why);
+	}
+}

@@ -1,0 +1,103 @@
+/* upstream.h - a data connection: one per worker and node, RESP3, multiplexed: all commands of this worker's slots for that node, in order.
+ *
+ * Invariants: answers come in the order of upstream_send; every command gets exactly one call of its fn, if need be with p == NULL (lost); fn is never called
+ * from inside upstream_send; what was queued in a loop turn leaves with one write. A connection that is given up is closed with RST, and its successor makes sure
+ * that the server has forgotten it (CLIENT KILL by ID, same server process) before it sends anything (race 7). The watch (CLIENT TRACKING) is on before
+ * the first command while it is wanted.
+ *
+ *   IDLE ──open──► CONNECTING ──► GREETING ──► UP
+ *                      ▲              │         │
+ *                      └─ retry ── DOWN ◄───────┘
+ *
+ * While it is DOWN commands fail at the next turn; each attempt to send after the back-off tries to connect. Thread: the worker's. */
+#ifndef CROSSFADE_UPSTREAM_H
+#define CROSSFADE_UPSTREAM_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "backfill/topology.h"
+#include "proxy/outq.h"
+#include "proxy/req.h"
+#include "resp/parse.h"
+
+enum upstream_state { UPSTREAM_IDLE, UPSTREAM_CONNECTING, UPSTREAM_GREETING, UPSTREAM_UP, UPSTREAM_DOWN };
+
+struct await { /* what is expected of the server, in order */
+	reply_fn *fn;
+	void *arg;
+	uint64_t start;  /* offset of its first byte in all that was queued on this connection */
+	uint32_t replies;
+};
+
+struct upstream;
+
+struct upstream_owner { /* the worker */
+	void *ctx;
+	struct ev_loop *loop;
+	const char *client_name;
+	double connect_timeout_s, reply_timeout_s;
+	const char *(*user)(void *ctx, enum side side);
+	const char *(*password)(void *ctx, enum side side);
+	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
+	void (*invalidated)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push */
+	void (*up)(void *ctx, struct upstream *u);
+	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
+	_Atomic int64_t *latency_us;
+};
+
+struct upstream {
+	const struct upstream_owner *owner;
+	enum side side;
+	char name[280];
+	uint16_t replicas;
+	struct sockaddr_storage addr;
+	socklen_t addr_len;
+	enum upstream_state state;
+	int fd;
+	ev_io reader, writer;
+	ev_timer timer;          /* connecting, greeting: its deadline; up: looks after progress */
+	struct outq out;
+	uint64_t queued, written;
+	bool flushing;           /* in the owner's list */
+	struct upstream *flush_next;
+	struct await *fifo;      /* ring, capacity a power of two */
+	uint32_t fifo_cap, fifo_head, fifo_n;
+	struct block *in;
+	size_t in_off;
+	struct resp_reply parser;
+	ev_tstamp progress;      /* last time something was read, or the first await began */
+	ev_tstamp retry_at;
+	unsigned failures;
+	char why[512];           /* of the last loss */
+	/* greeting */
+	unsigned greeting_left;
+	bool introduced;         /* the first round of the greeting is over */
+	bool watch;              /* CLIENT TRACKING wanted */
+	bool watching;
+	int64_t client_id;       /* of this connection at the server; 0 unknown */
+	int64_t zombie_id;       /* of the one given up before */
+	char run_id[44], zombie_run_id[44];
+	/* latency sample */
+	ev_tstamp sample_at;
+	uint64_t sample_start;
+};
+
+struct upstream *upstream_new(const struct upstream_owner *owner, enum side side, const char *name);
+void upstream_free(struct upstream *u); /* answers what is awaited as lost */
+void upstream_set_addr(struct upstream *u, const struct sockaddr_storage *addr, socklen_t len);
+void upstream_open(struct upstream *u); /* connects if it is not and the back-off is over */
+void upstream_watch(struct upstream *u, bool on); /* wanted from the next connection on; an open one is told at once */
+void upstream_send(struct upstream *u, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+void upstream_flush(struct upstream *u);
+void upstream_close(struct upstream *u);  /* not needed any more; opens again when it is sent something */
+void upstream_give_up(struct upstream *u, const char *why);
+
+static inline bool upstream_is_up(const struct upstream *u)
+{
+	return u->state == UPSTREAM_UP;
+}
+
+#endif

@@ -1,0 +1,86 @@
+/* versions.h - a seqlock per stripe of keys: the compare of compare-and-set (design, invariant 3).
+ *
+ *   bits 63..16  version: moves when a write begins, when it completes, and at every mark (races 4 and 5)
+ *   bits 15..0   writes in flight
+ *
+ * A token is a value with no write in flight; it stays equal exactly as long as nothing began, completed or was marked. `pending` counts effects that the
+ * follower has not acknowledged: a quiet token (verify) needs that to be zero, too.
+ * Threads: changed by the owner only; read by the backfill worker (atomics). A write in flight more than 65535 times per stripe is
+ * prevented by the engine's bound on commands in flight. */
+#ifndef CROSSFADE_VERSIONS_H
+#define CROSSFADE_VERSIONS_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define STRIPES 65536u
+#define VERSION_BUSY UINT64_MAX
+#define VERSION_INFLIGHT_MASK UINT64_C(0xffff)
+#define VERSION_STEP UINT64_C(0x10000)
+
+struct versions {
+	_Atomic uint64_t at[STRIPES];
+	_Atomic uint32_t pending[STRIPES];
+};
+
+static inline uint32_t stripe_of(uint64_t hash)
+{
+	return (uint32_t)hash & (STRIPES - 1);
+}
+
+static inline void version_begin(struct versions *v, uint32_t stripe)
+{
+	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+
+	assert((x & VERSION_INFLIGHT_MASK) != VERSION_INFLIGHT_MASK);
+	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP + 1, memory_order_seq_cst);
+}
+
+static inline void version_complete(struct versions *v, uint32_t stripe)
+{
+	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+
+	assert((x & VERSION_INFLIGHT_MASK) != 0);
+	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP - 1, memory_order_seq_cst);
+}
+
+static inline void version_mark(struct versions *v, uint32_t stripe)
+{
+	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+
+	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP, memory_order_seq_cst);
+}
+
+static inline void version_mark_all(struct versions *v)
+{
+	for (uint32_t i = 0; i < STRIPES; i++)
+		version_mark(v, i);
+}
+
+static inline void version_pend(struct versions *v, uint32_t stripe)
+{
+	atomic_fetch_add_explicit(&v->pending[stripe], 1, memory_order_seq_cst);
+}
+
+static inline void version_unpend(struct versions *v, uint32_t stripe)
+{
+	uint32_t before = atomic_fetch_sub_explicit(&v->pending[stripe], 1, memory_order_seq_cst);
+
+	assert(before > 0);
+	(void)before;
+}
+
+static inline uint64_t version_token(const struct versions *v, uint32_t stripe, bool quiet)
+{
+	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_seq_cst);
+
+	if (x & VERSION_INFLIGHT_MASK)
+		return VERSION_BUSY;
+	if (quiet && atomic_load_explicit(&v->pending[stripe], memory_order_seq_cst))
+		return VERSION_BUSY;
+	return x;
+}
+
+#endif

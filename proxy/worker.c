@@ -1,0 +1,456 @@
+#include "proxy/worker.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "backfill/large.h"
+#include "proxy/client.h"
+#include "proxy/log.h"
+#include "resp/parse.h"
+
+#define TICK_S 0.01
+#define DRAIN_LIMIT_S 10.0
+#define NODES_MAX 2048 /* of one side */
+
+/* --- requests --- */
+
+struct req *req_new(struct worker *w)
+{
+	struct req *r = w->req_pool;
+
+	if (r)
+		w->req_pool = r->next;
+	else if (!(r = malloc(sizeof *r)))
+		abort();
+	memset(r, 0, sizeof *r);
+	r->home = (uint16_t)w->id;
+	r->ask_node = NODE_NONE;
+	return r;
+}
+
+void req_free(struct worker *w, struct req *r)
+{
+	assert(r->home == w->id && !r->mw);
+	block_unref(r->block);
+	block_unref(r->reply_block);
+	r->next = w->req_pool;
+	w->req_pool = r;
+}
+
+static void arrived_home(void *arg)
+{
+	struct req *r = arg;
+	struct worker *w = r->worker;
+
+	if (r->split)
+		split_part_done(w, r);
+	else
+		client_done(w, r);
+}
+
+void worker_answer(struct worker *w, struct req *r)
+{
+	struct worker *home = &w->fleet->workers[r->home];
+
+	r->worker = home;
+	if (home == w)
+		arrived_home(r);
+	else
+		mailbox_post(w->fleet->mail, home->id, w->id, arrived_home, r);
+}
+
+static void arrived_at_owner(void *arg)
+{
+	struct req *r = arg;
+
+	engine_submit(r->worker->engine, r);
+}
+
+void worker_submit(struct worker *w, struct req *r)
+{
+	struct worker *owner = &w->fleet->workers[w->fleet->owner[r->slot]];
+
+	r->worker = owner;
+	if (owner == w)
+		engine_submit(w->engine, r);
+	else
+		mailbox_post(w->fleet->mail, owner->id, w->id, arrived_at_owner, r);
+}
+
+/* --- data connections --- */
+
+static const char *owner_user(void *ctx, enum side side)
+{
+	struct worker *w = ctx;
+
+	return w->fleet->config->side[side].user;
+}
+
+static const char *owner_password(void *ctx, enum side side)
+{
+	struct worker *w = ctx;
+
+	return w->password[side];
+}
+
+void worker_set_password(struct worker *w, enum side side, const char *password)
+{
+	w->password[side] = password;
+}
+
+static void owner_flush_soon(void *ctx, struct upstream *u)
+{
+	struct worker *w = ctx;
+
+	u->flushing = true;
+	u->flush_next = w->flush_upstreams;
+	w->flush_upstreams = u;
+}
+
+static bool is_temporary(struct slice key)
+{
+	return key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0;
+}
+
+/* A push of the watch: keys that somebody else changed; null: everything was flushed. */
+static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
+{
+	struct worker *w = ctx;
+	const char *p = push.p, *end = push.p + push.n;
+	struct resp_item head, kind, keys, key;
+
+	p += resp_item(p, end, &head);
+	p += resp_item(p, end, &kind);
+	if (head.n != 2 || !slice_is(kind.text, "invalidate"))
+		return;
+	p += resp_item(p, end, &keys);
+	if (keys.type == '_') {
+		fleet_tell_void(w, "a FLUSHALL or FLUSHDB was seen");
+		engine_slots_dirty(w->engine, NULL, "a FLUSHALL or FLUSHDB was seen");
+		return;
+	}
+	for (int64_t i = 0; i < keys.n; i++) {
+		p += resp_item(p, end, &key);
+		uint16_t slot = slot_of(key.text);
+		if (w->fleet->owner[slot] == w->id && !is_temporary(key.text))
+			engine_foreign(w->engine, u->side, key.text, slot);
+	}
+}
+
+static void owner_up(void *ctx, struct upstream *u)
+{
+	struct worker *w = ctx;
+
+	log_verbose("%s %s is connected", side_name(u->side), u->name);
+	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_UP);
+}
+
+/* What a lost watch would have told is unknown (design, section 6): the node's slots are compared again. */
+static void owner_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
+{
+	struct worker *w = ctx;
+	struct slot_set slots = { { 0 } };
+
+	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_DOWN);
+	fleet_tell_refresh(w, u->side, why);
+	if (!was_up || !engine_is_mirroring(w->engine))
+		return;
+	fleet_tell_void(w, why);
+	if (!u->watch)
+		return;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (w->upstreams[w->route[u->side][i]] == u)
+			slot_set_add(&slots, i);
+	engine_slots_dirty(w->engine, &slots, why);
+}
+
+static uint16_t upstream_add(struct worker *w, enum side side, const char *name)
+{
+	if (w->nupstreams == w->upstreams_cap) {
+		w->upstreams_cap = w->upstreams_cap ? 2 * w->upstreams_cap : 16;
+		w->upstreams = realloc(w->upstreams, w->upstreams_cap * sizeof *w->upstreams);
+		if (!w->upstreams)
+			abort();
+	}
+	struct upstream *u = upstream_new(&w->owner, side, name);
+	u->watch = engine_is_mirroring(w->engine) && w->fleet->config->mirror_tracking;
+	w->upstreams[w->nupstreams] = u;
+	return w->nupstreams++;
+}
+
+uint16_t worker_upstream(struct worker *w, enum side side, const char *name)
+{
+	for (uint16_t i = 0; i < w->nupstreams; i++)
+		if (w->upstreams[i]->side == side && strcmp(w->upstreams[i]->name, name) == 0)
+			return i;
+	return upstream_add(w, side, name);
+}
+
+/* Connects to every node of both sides, so that each is watched. */
+static void connect_all(struct worker *w)
+{
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
+		struct topology *t = w->topology[s];
+		for (uint16_t i = 0; t && i < t->nnodes; i++)
+			upstream_open(w->upstreams[worker_upstream(w, s, t->nodes[i].name)]);
+	}
+}
+
+void worker_topology(struct worker *w, struct topology *t)
+{
+	enum side side = t->side;
+	uint16_t index[NODES_MAX];
+
+	assert(t->nnodes <= NODES_MAX);
+	for (uint16_t i = 0; i < t->nnodes; i++) {
+		index[i] = worker_upstream(w, side, t->nodes[i].name);
+		upstream_set_addr(w->upstreams[index[i]], &t->nodes[i].addr, t->nodes[i].addr_len);
+		w->upstreams[index[i]]->replicas = t->nodes[i].replicas;
+	}
+	for (unsigned slot = 0; slot < SLOTS; slot++) {
+		uint16_t node = t->slot_node[slot] == NODE_NONE ? w->nowhere[side] : index[t->slot_node[slot]];
+		if (node == w->route[side][slot])
+			continue;
+		w->route[side][slot] = node;
+		if (w->fleet->owner[slot] == w->id && fleet_authority(w->fleet, (uint16_t)slot) == side)
+			engine_route_changed(w->engine, (uint16_t)slot);
+	}
+	topology_unref(w->topology[side]);
+	w->topology[side] = t;
+	if (engine_is_mirroring(w->engine))
+		connect_all(w);
+}
+
+void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count)
+{
+	struct topology *t = w->topology[side];
+
+	for (uint16_t i = 0; t && i < t->nnodes; i++) {
+		upstream_send(w->upstreams[worker_upstream(w, side, t->nodes[i].name)], p, n, NULL, 1, fn, arg);
+		++*count;
+	}
+}
+
+/* --- mirroring begins --- */
+
+static void on_mirror_proof(void *arg, const struct reply *r)
+{
+	struct worker *w = arg;
+
+	assert(w->mirror_answers > 0);
+	w->mirror_answers--;
+	if (!r->p)
+		w->mirror_proving = false; /* once more when it is back */
+}
+
+/* Ready when the watch is on at every node of the authority and what was in flight before has ended: a PING behind both tells. */
+static void mirror_turn(struct worker *w)
+{
+	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
+	enum side side = fleet_authority(w->fleet, 0);
+	struct topology *t = w->topology[side];
+
+	if (!w->mirror_wanted || w->mirror_answers)
+		return;
+	if (w->mirror_proving) {
+		w->mirror_wanted = w->mirror_proving = false;
+		fleet_tell_mirror_ready(w, true, NULL);
+		return;
+	}
+	for (uint16_t i = 0; t && i < t->nnodes; i++) {
+		struct upstream *u = w->upstreams[worker_upstream(w, side, t->nodes[i].name)];
+		upstream_open(u);
+		if (!upstream_is_up(u))
+			return;
+	}
+	w->mirror_proving = true;
+	worker_send_all_nodes(w, side, ping, sizeof ping - 1, on_mirror_proof, w, &w->mirror_answers);
+}
+
+void worker_mirror(struct worker *w, bool on)
+{
+	engine_mirror(w->engine, on);
+	for (uint16_t i = 0; i < w->nupstreams; i++)
+		upstream_watch(w->upstreams[i], on && w->fleet->config->mirror_tracking);
+	w->mirror_wanted = on;
+	w->mirror_proving = false;
+	if (on)
+		connect_all(w);
+}
+
+/* The migration is finished: the side left is not spoken to any more. */
+void worker_finish(struct worker *w, enum side authority)
+{
+	engine_finish(w->engine, authority);
+	w->mirror_wanted = false;
+	for (uint16_t i = 0; i < w->nupstreams; i++) {
+		upstream_watch(w->upstreams[i], false);
+		if (w->upstreams[i]->side != authority)
+			upstream_close(w->upstreams[i]);
+	}
+}
+
+/* --- the loop --- */
+
+static bool has_work(const struct worker *w)
+{
+	return w->flush_upstreams || w->flush_clients || w->again_clients;
+}
+
+static void flush_upstreams(struct worker *w)
+{
+	struct upstream *u;
+
+	while ((u = w->flush_upstreams)) {
+		w->flush_upstreams = u->flush_next;
+		u->flushing = false;
+		upstream_flush(u);
+	}
+}
+
+static void drain_turn(struct worker *w)
+{
+	clients_close_idle(w);
+	clients_flush(w);
+	if (!w->clients && engine_idle(w->engine))
+		ev_break(w->loop, EVBREAK_ALL);
+}
+
+/* All that this turn brought goes out: one write per upstream, one per client. */
+static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
+{
+	struct worker *w = p->data;
+
+	(void)revents;
+	engine_turn(w->engine);
+	mirror_turn(w);
+	while (has_work(w)) {
+		flush_upstreams(w);
+		clients_flush(w);
+	}
+	if (w->draining)
+		drain_turn(w);
+	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
+		if (!ev_is_active(&w->tick))
+			ev_timer_again(loop, &w->tick);
+	} else if (ev_is_active(&w->tick)) {
+		ev_timer_stop(loop, &w->tick);
+	}
+}
+
+static void on_tick(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	(void)loop;
+	(void)t;
+	(void)revents; /* waking is all: on_before_sleep does the rest */
+}
+
+static void on_drain_limit(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	struct worker *w = t->data;
+
+	(void)revents;
+	log_warning("clients or effects were still under way %.0f s after the order to end: given up", DRAIN_LIMIT_S);
+	clients_close_all(w);
+	ev_break(loop, EVBREAK_ALL);
+}
+
+void worker_drain(struct worker *w)
+{
+	w->draining = true;
+	clients_close_listeners(w);
+	ev_timer_init(&w->drain_limit, on_drain_limit, DRAIN_LIMIT_S, 0.);
+	w->drain_limit.data = w;
+	ev_timer_start(w->loop, &w->drain_limit);
+}
+
+static void make_engine(struct worker *w)
+{
+	const struct config *c = w->fleet->config;
+	const struct fleet_start *s = &w->fleet->start;
+	struct engine_options o = {
+		.mirror = s->mirror, .ack_both = c->mirror_ack_both, .tracking = c->mirror_tracking,
+		.queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max, .known_max = (size_t)c->known_keys_max,
+		.request_max = (size_t)c->request_max, .inband_max = (size_t)c->large_value, .resend_us = 5000000,
+	};
+	struct engine_io io;
+	uint8_t mine[SLOTS];
+
+	for (unsigned i = 0; i < SLOTS; i++)
+		mine[i] = w->fleet->owner[i] == w->id;
+	worker_engine_io(w, &io);
+	w->engine = engine_new(&io, &o, s->authority, s->synced, mine, w->stats);
+}
+
+void worker_init(struct worker *w)
+{
+	const struct config *c = w->fleet->config;
+
+	snprintf(w->name, sizeof w->name, "crossfade-worker-%u", w->id);
+	w->loop = ev_loop_new(EVFLAG_AUTO);
+	if (!w->loop)
+		abort();
+	w->owner = (struct upstream_owner){
+		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
+		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
+		.flush_soon = owner_flush_soon, .invalidated = owner_invalidated, .up = owner_up, .lost = owner_lost,
+		.latency_us = &w->stats->latency_us,
+	};
+	resp_request_init(&w->parser, &resp_default_limits);
+	resp_request_init(&w->reparser, &resp_default_limits);
+	make_engine(w);
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
+		w->password[s] = c->side[s].password;
+		w->nowhere[s] = upstream_add(w, s, "(no node serves the slot)");
+		for (unsigned i = 0; i < SLOTS; i++)
+			w->route[s][i] = w->nowhere[s];
+	}
+	ev_init(&w->tick, on_tick);
+	w->tick.repeat = TICK_S;
+	ev_prepare_init(&w->before_sleep, on_before_sleep);
+	w->before_sleep.data = w;
+	ev_prepare_start(w->loop, &w->before_sleep);
+	mailbox_attach(w->fleet->mail, w->id, w->loop);
+}
+
+void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	char name[16];
+
+	snprintf(name, sizeof name, "worker-%u", w->id);
+	log_thread_name(name);
+	ev_run(w->loop, 0);
+	clients_close_listeners(w);
+	clients_close_all(w);
+	mailbox_flush_all(w->fleet->mail, w->id);
+	block_unref(w->read_block);
+	w->read_block = NULL;
+	for (uint16_t i = 0; i < w->nupstreams; i++)
+		upstream_free(w->upstreams[i]);
+	outq_pool_release();
+	block_pool_release();
+	return NULL;
+}
+
+/* By the control thread, when every thread has ended. */
+void worker_release(struct worker *w)
+{
+	while (w->req_pool) {
+		struct req *r = w->req_pool;
+		w->req_pool = r->next;
+		free(r);
+	}
+	engine_free(w->engine);
+	free(w->upstreams);
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+		topology_unref(w->topology[s]);
+	resp_request_release(&w->parser);
+	resp_request_release(&w->reparser);
+	free(w->argv);
+	free(w->keys);
+	ev_loop_destroy(w->loop);
+	block_pool_release();
+	outq_pool_release();
+}

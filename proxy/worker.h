@@ -1,0 +1,141 @@
+/* worker.h - one worker: a thread with a loop, its clients, its share of the slots (engine) and its data connections. Included by the files of
+ * the data path only (worker, client, dispatch, split, local, fleet). Everything here belongs to the worker's thread, but for what is atomic. */
+#ifndef CROSSFADE_WORKER_H
+#define CROSSFADE_WORKER_H
+
+#include <ev.h>
+#include <pthread.h>
+
+#include "proxy/engine.h"
+#include "proxy/fleet.h"
+#include "proxy/mailbox.h"
+#include "proxy/outq.h"
+#include "proxy/req.h"
+#include "proxy/upstream.h"
+
+struct client;
+struct fleet;
+
+struct worker {
+	unsigned id;
+	struct fleet *fleet;
+	struct ev_loop *loop;
+	pthread_t thread;
+	struct engine *engine;
+	struct worker_stats *stats;
+	char name[32];
+
+	/* servers */
+	struct upstream_owner owner;
+	struct topology *topology[SIDES];
+	struct upstream **upstreams; /* both sides; index is what route and ask_node hold */
+	uint16_t nupstreams, upstreams_cap;
+	uint16_t nowhere[SIDES];     /* stands for the node of a slot that none serves: every command fails */
+	uint16_t route[SIDES][SLOTS];
+	const char *password[SIDES];
+	ev_tstamp refresh_told[SIDES];
+	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
+	bool mirror_proving;
+	unsigned mirror_answers;
+
+	/* clients */
+	struct client *clients;
+	ev_io *listeners;
+	unsigned nlisteners;
+	ev_timer accept_again;
+	struct block *read_block;    /* requests are read into its tail */
+	struct resp_request parser;
+	struct resp_request reparser; /* for the words of a request that was parsed before */
+	struct slice *argv;          /* words of the request at hand */
+	size_t argv_cap;
+	struct key_ref *keys;
+	size_t keys_cap;
+	struct req *req_pool;
+
+	/* end of the turn */
+	struct upstream *flush_upstreams;
+	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
+	ev_prepare before_sleep;
+	ev_timer tick;               /* while the engine has something that waits for time */
+	ev_timer drain_limit;
+	bool draining;
+};
+
+struct node_note {
+	enum side side;
+	char name[280];
+	uint8_t *state; /* enum node_state, one per worker */
+};
+
+struct fleet {
+	struct fleet_start start;
+	const struct config *config;
+	struct mailboxes *mail;
+	struct control *control;
+	unsigned nworkers;
+	struct worker *workers;
+	struct worker_stats *stats;
+	uint8_t owner[SLOTS];        /* worker of each slot: the one place that knows */
+	_Atomic int maxclients;
+	_Atomic uint64_t nclients, next_client_id;
+	char identity[64];           /* the source's version, as clients see it */
+	_Atomic int identity_cluster;
+	pthread_mutex_t nodes_lock;  /* states of data connections: written when one changes, read by status */
+	struct node_note *notes;
+	unsigned nnotes;
+	int64_t started_ms;
+};
+
+static inline void stat_bump(_Atomic uint64_t *s) /* one writer: no locked instruction */
+{
+	atomic_store_explicit(s, atomic_load_explicit(s, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* worker.c */
+void *worker_main(void *arg);
+void worker_init(struct worker *w);
+void worker_release(struct worker *w);
+void worker_topology(struct worker *w, struct topology *t);
+void worker_answer(struct worker *w, struct req *r);    /* from the owner: home gets it back */
+void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot */
+void worker_mirror(struct worker *w, bool on);
+void worker_set_password(struct worker *w, enum side side, const char *password);
+void worker_drain(struct worker *w);
+void worker_finish(struct worker *w, enum side authority);
+void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
+uint16_t worker_upstream(struct worker *w, enum side side, const char *name); /* index in upstreams; made if new */
+
+struct req *req_new(struct worker *w);
+void req_free(struct worker *w, struct req *r);
+
+/* fleet.c */
+void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state);
+void fleet_tell_refresh(struct worker *w, enum side side, const char *why);
+void fleet_tell_void(struct worker *w, const char *why);
+void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why);
+void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why);
+
+/* worker_engine.c: the engine's I/O */
+void worker_engine_io(struct worker *w, struct engine_io *io);
+
+/* client.c */
+void clients_listen(struct worker *w, const int *fds, unsigned n);
+void clients_close_listeners(struct worker *w);
+void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
+void clients_flush(struct worker *w);
+void clients_close_idle(struct worker *w);          /* draining: those with nothing in flight */
+void clients_close_all(struct worker *w);
+
+/* dispatch.c */
+void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
+uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */
+
+/* split.c */
+bool split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
+void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
+void split_part_done(struct worker *w, struct req *part);
+
+/* local.c */
+void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
+
+#endif

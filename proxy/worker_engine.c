@@ -1,0 +1,202 @@
+/* The engine's I/O as a worker gives it: nodes by slot, data connections, clocks, messages to the backfill worker and to control. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <arpa/inet.h>
+
+#include "proxy/address.h"
+#include "proxy/log.h"
+#include "proxy/worker.h"
+
+static struct upstream *node_of(struct worker *w, enum side side, uint16_t slot)
+{
+	return w->upstreams[w->route[side][slot]];
+}
+
+static void on_asking(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* the answer of the command behind it tells */
+}
+
+static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies,
+		    reply_fn *fn, void *arg)
+{
+	static const char asking[] = "*1\r\n$6\r\nASKING\r\n";
+	struct worker *w = ctx;
+	struct upstream *u = node == NODE_NONE ? node_of(w, side, slot) : w->upstreams[node];
+
+	if (node != NODE_NONE)
+		upstream_send(u, asking, sizeof asking - 1, NULL, 1, on_asking, NULL);
+	upstream_send(u, p, n, holder, replies, fn, arg);
+}
+
+static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg)
+{
+	struct worker *w = ctx;
+	unsigned sent = 0;
+
+	for (uint16_t i = 0; i < w->nupstreams; i++) {
+		struct upstream *u = w->upstreams[i];
+		if (u->side != side || !upstream_is_up(u) || (replicas_only && !u->replicas))
+			continue;
+		upstream_send(u, p, n, NULL, 1, fn, arg);
+		sent++;
+	}
+	return sent;
+}
+
+static void io_answer(void *ctx, struct req *r)
+{
+	worker_answer(ctx, r);
+}
+
+static void set_numeric_address(struct upstream *u, const struct host_port *hp)
+{
+	struct sockaddr_in a4 = { .sin_family = AF_INET, .sin_port = htons(hp->port) };
+	struct sockaddr_in6 a6 = { .sin6_family = AF_INET6, .sin6_port = htons(hp->port) };
+	struct sockaddr_storage addr = { 0 };
+
+	if (u->addr_len)
+		return;
+	if (inet_pton(AF_INET, hp->host, &a4.sin_addr) == 1) {
+		memcpy(&addr, &a4, sizeof a4);
+		upstream_set_addr(u, &addr, sizeof a4);
+	} else if (inet_pton(AF_INET6, hp->host, &a6.sin6_addr) == 1) {
+		memcpy(&addr, &a6, sizeof a6);
+		upstream_set_addr(u, &addr, sizeof a6);
+	}
+}
+
+/* "MOVED 1234 10.0.0.1:6379": the node's index; its address only if it is numeric, names are resolved by the control thread. */
+static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved)
+{
+	struct worker *w = ctx;
+	const char *at = memrchr(error.p, ' ', error.n);
+	char name[ADDRESS_NAME_MAX];
+	struct host_port hp;
+	uint16_t node;
+
+	fleet_tell_refresh(w, side, "a node redirected a command");
+	if (!at || !address_split(at + 1, (size_t)(error.p + error.n - at - 1), &hp) || !hp.host[0])
+		return NODE_NONE; /* an empty host: the refresh will tell */
+	address_map(&w->fleet->config->side[side].map, &hp);
+	address_name(name, sizeof name, hp.host, hp.port);
+	node = worker_upstream(w, side, name);
+	set_numeric_address(w->upstreams[node], &hp);
+	if (!w->upstreams[node]->addr_len)
+		return NODE_NONE;
+	if (moved)
+		w->route[side][slot] = node;
+	return node;
+}
+
+static void io_refresh(void *ctx, enum side side, const char *why)
+{
+	fleet_tell_refresh(ctx, side, why);
+}
+
+static bool io_is_up(void *ctx, enum side side, uint16_t slot)
+{
+	struct upstream *u = node_of(ctx, side, slot);
+
+	if (!upstream_is_up(u))
+		upstream_open(u);
+	return upstream_is_up(u);
+}
+
+static uint64_t io_generation(void *ctx, enum side side)
+{
+	struct worker *w = ctx;
+
+	return w->topology[side] ? w->topology[side]->generation : 0;
+}
+
+static bool io_has_expires(void *ctx, enum side side)
+{
+	struct worker *w = ctx;
+
+	return w->topology[side] && w->topology[side]->has_expires;
+}
+
+static void io_receiver(void *ctx, enum side side, struct receiver *out)
+{
+	struct worker *w = ctx;
+	const struct topology *t = w->topology[side];
+
+	*out = (struct receiver){ .product = t ? t->product : PRODUCT_REDIS, .version = t ? t->version : 0 };
+}
+
+static bool io_is_cluster(void *ctx, enum side side)
+{
+	struct worker *w = ctx;
+
+	return w->topology[side] && w->topology[side]->cluster;
+}
+
+static void io_repair(void *ctx, struct slice key, uint16_t slot, uint8_t losses)
+{
+	struct worker *w = ctx;
+
+	backfill_thread_repair(w->fleet->start.backfill, w->id, key, slot, losses);
+}
+
+static void io_rescan(void *ctx, uint16_t slot)
+{
+	struct worker *w = ctx;
+
+	backfill_thread_rescan_slot(w->fleet->start.backfill, w->id, slot);
+}
+
+static void io_copied(void *ctx, struct copy *c)
+{
+	struct worker *w = ctx;
+
+	backfill_thread_copied(w->fleet->start.backfill, w->id, c);
+}
+
+static void io_held(void *ctx, uint16_t slot, bool ok)
+{
+	struct worker *w = ctx;
+
+	backfill_thread_held(w->fleet->start.backfill, w->id, slot, ok);
+}
+
+static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
+{
+	fleet_tell_fenced(ctx, flip, ok, why);
+}
+
+static int64_t io_now_us(void *ctx)
+{
+	struct timespec ts;
+
+	(void)ctx;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
+}
+
+static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
+{
+	struct worker *w = ctx;
+	const struct topology *t = w->topology[side];
+	struct timespec ts;
+	int64_t us;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	us = ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
+	if (t && t->slot_node[slot] != NODE_NONE)
+		us += t->nodes[t->slot_node[slot]].clock_offset_us;
+	return us / 1000;
+}
+
+void worker_engine_io(struct worker *w, struct engine_io *io)
+{
+	*io = (struct engine_io){
+		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
+		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
+		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held,
+		.fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms,
+	};
+}

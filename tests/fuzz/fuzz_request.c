@@ -1,0 +1,80 @@
+/* fuzz_request.c - requests: every split says the same, and what was parsed and written again is parsed as the same words. */
+#include <hiredis/sds.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "resp/parse.h"
+#include "resp/write.h"
+
+#define CHECK(cond) do { if (!(cond)) abort(); } while (0)
+
+static const struct resp_limits limits = { .max_args = 100, .max_bulk = 300, .max_inline = 60, .max_depth = 8 };
+
+/* Parses in steps, each in a buffer of exactly its size. */
+static enum resp_status parse_in_steps(struct resp_request *r, const char *data, size_t size, size_t first, size_t step)
+{
+	enum resp_status status;
+
+	for (size_t have = first;; have = size - have > step ? have + step : size) {
+		char *buf = malloc(have ? have : 1);
+		CHECK(buf);
+		memcpy(buf, data, have);
+		status = resp_request_parse(r, buf, have);
+		free(buf);
+		CHECK(status != RESP_MORE || r->need > have);
+		if (status != RESP_MORE || have == size)
+			return status;
+	}
+}
+
+static void check_same(const struct resp_request *a, const char *base_a, const struct resp_request *b, const char *base_b)
+{
+	CHECK(a->argc == b->argc);
+	for (uint32_t i = 0; i < a->argc; i++)
+		CHECK(slice_eq(resp_request_arg(a, base_a, i), resp_request_arg(b, base_b, i)));
+}
+
+static void check_round_trip(const struct resp_request *r, const char *data)
+{
+	struct slice *words = calloc(r->argc + 1, sizeof(*words));
+	struct resp_request again;
+
+	CHECK(words);
+	for (uint32_t i = 0; i < r->argc; i++)
+		words[i] = resp_request_arg(r, data, i);
+	sds s = resp_cat_request(sdsempty(), (int)r->argc, words);
+	resp_request_init(&again, NULL);
+	CHECK(resp_request_parse(&again, s, sdslen(s)) == RESP_OK);
+	CHECK(again.used == sdslen(s));
+	check_same(r, data, &again, s);
+	resp_request_release(&again);
+	sdsfree(s);
+	free(words);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+	const char *data = (const char *)bytes;
+	struct resp_request whole, split;
+
+	if (size > 2000)
+		return 0;
+	resp_request_init(&whole, &limits);
+	resp_request_init(&split, &limits);
+	enum resp_status status = parse_in_steps(&whole, data, size, size, 1);
+	CHECK(status != RESP_OK || (whole.used > 0 && whole.used <= size));
+	CHECK(status != RESP_BAD || whole.error);
+	for (size_t first = 0; first <= size; first += 1 + size / 64) {
+		CHECK(parse_in_steps(&split, data, size, first, first % 3 ? size : 1) == status);
+		CHECK(status != RESP_OK || split.used == whole.used);
+		CHECK(status != RESP_BAD || strcmp(split.error, whole.error) == 0);
+		if (status == RESP_OK)
+			check_same(&whole, data, &split, data);
+		resp_request_reset(&split);
+	}
+	if (status == RESP_OK)
+		check_round_trip(&whole, data);
+	resp_request_release(&whole);
+	resp_request_release(&split);
+	return 0;
+}
