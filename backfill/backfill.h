@@ -27,6 +27,8 @@
 
 /* A key whose value changed under several bulk copies is read in-band (small) or with its writes held (large). */
 #define COPY_LOSSES_BEFORE_INBAND 3
+/* …and from here on it is read with its slot's writes held whatever its size: ask for a repair with this after COPY_TOO_BIG. */
+#define COPY_LOSSES_HELD (2 * COPY_LOSSES_BEFORE_INBAND)
 
 enum copy_kind {
 	COPY_APPLY,  /* block replaces the follower's value; a gone key is a block that deletes */
@@ -82,7 +84,8 @@ struct backfill_host {
 	void (*release)(void *ctx, uint16_t slot);
 	/* Every key of the slot was acknowledged by the follower (slot SLOTS: the whole keyspace). */
 	void (*slot_done)(void *ctx, uint16_t slot);
-	/* A dirty slot was walked on both sides and all that differed was marked. */
+	/* A dirty slot was walked on both sides and all that differed was marked: called for each slot, or once with SLOTS if a side is
+	 * standalone and all slots were walked together. Not called for a slot that was asked for again meanwhile: its next walk does. */
 	void (*slot_clean)(void *ctx, uint16_t slot);
 	/* Foreground latency pressure now, 0 = none … 1 = give way wholly (adaptive pace). */
 	double (*pressure)(void *ctx);

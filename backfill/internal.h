@@ -264,6 +264,7 @@ struct scan {
 	uint64_t sampled_copied;
 	double rate;
 	double retry_at;
+	unsigned functions_tried;
 };
 
 void scan_init(struct backfill *b);
@@ -354,7 +355,6 @@ struct backfill {
 	struct scan scan;
 	struct queue delayed[DELAYS];
 	struct queue unoffered;   /* the owner's ring was full */
-	struct queue nowhere;     /* no node has their slot now */
 	uint64_t bytes;           /* of BYTES_MAX in use */
 	unsigned repairs;         /* repairs that are ours */
 	sds scratch;              /* for building requests */

@@ -385,6 +385,11 @@ static void item_read(struct backfill *b, struct item *i)
 	item_charge(b, i, i->size ? i->size : CHARGE_UNKNOWN);
 	c->generation = b->topology[c->from]->generation;
 	c->token = b->host->token(b->host->ctx, copy_key(c), c->slot, false);
+	if (c->losses >= COPY_LOSSES_HELD || (c->losses >= COPY_LOSSES_BEFORE_INBAND && i->hot)) {
+		item_leave(i);
+		biglane_push(b->biglane, i); /* small, but in-band did not do */
+		return;
+	}
 	if (c->losses >= COPY_LOSSES_BEFORE_INBAND) {
 		item_inband(b, i);
 		return;

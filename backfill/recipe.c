@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "backfill/fault.h"
 #include "backfill/payload.h"
 #include "backfill/recipe_parts.h"
 #include "backfill/values.h"
@@ -120,9 +121,9 @@ static enum recipe_result compose_dump(struct block *b, const struct receiver *t
 	if (stamped) {
 		char ms[24];
 		snprintf(ms, sizeof(ms), "%lld", (long long)(expires_at_ms > 0 ? expires_at_ms : 0));
-		struct slice argv[] = { b->key, slice(ms, strlen(ms)), slice(stamped, sdslen(stamped)), SLICE_LIT("REPLACE"),
-					SLICE_LIT("ABSTTL") };
-		block_command(b, "RESTORE", 5, argv);
+		struct slice argv[] = { b->key, slice(ms, strlen(ms)), slice(stamped, sdslen(stamped)), SLICE_LIT("ABSTTL"),
+					SLICE_LIT("REPLACE") };
+		block_command(b, "RESTORE", fault("skip-if-exists") ? 4 : 5, argv);
 		sdsfree(stamped);
 		return RECIPE_OK;
 	}

@@ -19,6 +19,7 @@
 #define AGAIN_S 0.25       /* a slot put back waits this long */
 #define COUNT_MAX 4096     /* slots counted by one pipelined request */
 #define RETRY_S 0.5
+#define FUNCTIONS_TRIED 5
 #define RATE_SMOOTH 0.3
 
 /* ---- small helpers of every enumeration ---- */
@@ -465,22 +466,25 @@ void scan_start(struct backfill *b)
 static void scan_done_told(struct backfill *b)
 {
 	struct scan *s = &b->scan;
-	unsigned n = 0;
 
-	for (unsigned i = 0; i < SLOTS; i++) {
-		if (s->state[i] != SLOT_DONE)
-			continue;
-		n++;
-		b->host->slot_done(b->host->ctx, (uint16_t)i);
-	}
-	stat_set(&b->stats->slots_done, n);
+	for (unsigned i = 0; i < SLOTS && s->todo > 0; i++)
+		if (s->state[i] == SLOT_DONE)
+			b->host->slot_done(b->host->ctx, (uint16_t)i);
+	if (s->todo == 0)
+		b->host->slot_done(b->host->ctx, SLOTS);
+	stat_set(&b->stats->slots_done, SLOTS - s->todo);
 }
 
 static void scan_begin_copy(struct backfill *b, bool ok)
 {
-	(void)ok; /* told where it failed; verify counts functions that differ */
 	if (b->scan.stage != SCAN_FUNCTIONS)
 		return;
+	/* A service may forbid FUNCTION: after a few tries the keys go on; verify counts functions that differ. */
+	if (!ok && ++b->scan.functions_tried < FUNCTIONS_TRIED) {
+		b->scan.stage = SCAN_WAIT;
+		b->scan.retry_at = bf_now(b) + RETRY_S;
+		return;
+	}
 	if (b->scan.cluster)
 		count_all(b);
 	else

@@ -195,10 +195,8 @@ static enum discovery_verdict on_look(void *ctx, enum side side, const struct to
 	if (side == SIDE_SOURCE && t->product == PRODUCT_REDIS && t->version < VERSION_MIN) {
 		snprintf(why, n, "it is Redis %u.%u.%u, and Crossfade needs 7.0 or later: upgrade it first", t->version >> 16,
 			 t->version >> 8 & 255, t->version & 255);
-		if (starting) {
-			log_warning("source: %s", why);
+		if (starting)
 			control_end_with(c, EXIT_UNREACHABLE);
-		}
 		return DISCOVERY_IGNORE;
 	}
 	if (r->phase == PHASE_PROXY || !r->sides[side].known || same_servers(&r->sides[side], who)) {
@@ -207,10 +205,8 @@ static enum discovery_verdict on_look(void *ctx, enum side side, const struct to
 	}
 	snprintf(why, n, "these are not the servers of the migration that state-dir %s is about: give another state-dir, or the right %s-nodes",
 		 c->config->state_dir, side_name(side));
-	if (starting) {
-		log_warning("%s: %s", side_name(side), why);
+	if (starting)
 		control_end_with(c, STATE_EXIT_CORRUPT);
-	}
 	return DISCOVERY_IGNORE;
 }
 

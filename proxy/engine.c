@@ -129,9 +129,11 @@ static void wait_free(struct engine *e, struct slot_wait *w)
 }
 
 /* Must this command wait for what the slot waits for? */
-static bool must_wait(const struct slot_wait *w, const struct req *r)
+static bool must_wait(const struct slot_state *s, const struct req *r)
 {
-	return w->queue.head || w->why & (WAIT_RESEND | WAIT_FENCE) || (w->why & WAIT_HOLD && r->write);
+	const struct slot_wait *w = s->wait;
+
+	return s->flags & SLOT_FENCED || (w && (w->queue.head || w->why & WAIT_RESEND || (w->why & WAIT_HOLD && r->write)));
 }
 
 static void start(struct engine *e, struct req *r)
@@ -155,7 +157,7 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 		while ((r = req_list_pop(&resend)))
 			start(e, r);
 	}
-	while ((r = w->queue.head) && !(w->why & WAIT_FENCE) && !(w->why & WAIT_HOLD && r->write)) {
+	while ((r = w->queue.head) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
 		req_list_pop(&w->queue);
 		start(e, r);
 	}
@@ -175,12 +177,12 @@ void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why)
 
 void engine_submit(struct engine *e, struct req *r)
 {
-	struct slot_wait *w = e->slots[r->slot].wait;
+	struct slot_state *s = &e->slots[r->slot];
 
-	assert(e->slots[r->slot].flags & SLOT_MINE); /* invariant 1 */
-	if (w && must_wait(w, r)) {
+	assert(s->flags & SLOT_MINE); /* invariant 1 */
+	if ((s->wait || s->flags & SLOT_FENCED) && must_wait(s, r)) {
 		r->since_us = e->io.now_us(e->io.ctx);
-		req_list_push(&w->queue, r);
+		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
 		return;
 	}
 	start(e, r);

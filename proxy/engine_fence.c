@@ -15,7 +15,7 @@
 
 static bool is_fenced(const struct engine *e, unsigned slot)
 {
-	return slot_set_has(&e->fence.slots, slot);
+	return e->slots[slot].flags & SLOT_FENCED;
 }
 
 void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
@@ -28,8 +28,7 @@ void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots,
 	for (unsigned i = 0; i < SLOTS; i++) {
 		if (!slot_set_has(slots, i) || !(e->slots[i].flags & SLOT_MINE) || slot_authority(e, (uint16_t)i) == to)
 			continue;
-		slot_set_add(&f->slots, i);
-		engine_wait(e, (uint16_t)i, WAIT_FENCE);
+		e->slots[i].flags |= SLOT_FENCED;
 	}
 	fence_turn(e);
 }
@@ -41,7 +40,7 @@ static const char *outstanding(const struct engine *e)
 		const struct slot_state *s = &e->slots[i];
 		if (!is_fenced(e, i))
 			continue;
-		if (s->inflight || s->wait->why & WAIT_RESEND)
+		if (s->inflight || (s->wait && s->wait->why & WAIT_RESEND))
 			return "commands are in flight";
 		if (s->unacked)
 			return "effects are not yet acknowledged";
@@ -137,7 +136,7 @@ static void lift(struct engine *e, struct fence_result *out)
 	if (out)
 		*out = (struct fence_result){ .held = 0 };
 	for (w = e->waits; w && out; w = w->next) {
-		if (!(w->why & WAIT_FENCE))
+		if (!is_fenced(e, w->slot))
 			continue;
 		for (struct req *r = w->queue.head; r; r = r->link) {
 			int64_t held = now - (r->since_us > e->fence.since_us ? r->since_us : e->fence.since_us);
@@ -148,10 +147,11 @@ static void lift(struct engine *e, struct fence_result *out)
 				out->pause_max_us = held;
 		}
 	}
+	for (unsigned i = 0; i < SLOTS; i++)
+		e->slots[i].flags &= ~SLOT_FENCED;
 	for (w = e->waits; w; w = next) {
 		next = w->next;
-		if (w->why & WAIT_FENCE)
-			engine_wait_lift(e, w->slot, WAIT_FENCE);
+		engine_wait_lift(e, w->slot, 0);
 	}
 	/* answers still to come are counted down by on_proof; a next fence waits for them */
 	e->fence.stage = FENCE_NONE;

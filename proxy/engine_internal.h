@@ -1,6 +1,6 @@
 /* engine_internal.h - the engine's own structures, shared by engine*.c only.
  *
- * A slot without anything special has wait == NULL: one load tells that a command may go at once. */
+ * A slot without anything special has wait == NULL and is not fenced: its commands go at once. */
 #ifndef CROSSFADE_ENGINE_INTERNAL_H
 #define CROSSFADE_ENGINE_INTERNAL_H
 
@@ -21,8 +21,7 @@ struct req_list {
 
 enum { /* why a slot's commands wait */
 	WAIT_RESEND = 1, /* redirected or failed ones go first, once nothing is in flight */
-	WAIT_FENCE = 2,  /* changes its authority: reads wait, too */
-	WAIT_HOLD = 4,   /* a large value is copied: writes wait */
+	WAIT_HOLD = 2,   /* a large value is copied: writes wait */
 };
 
 struct slot_wait {
@@ -35,7 +34,13 @@ struct slot_wait {
 	bool hold_told;     /* WAIT_HOLD: the backfill worker was told that it has come to rest */
 };
 
-enum { SLOT_SYNCED = 1, SLOT_DIRTY = 2, SLOT_MINE = 4, SLOT_RESCANNING = 8 };
+enum {
+	SLOT_SYNCED = 1,
+	SLOT_DIRTY = 2,
+	SLOT_MINE = 4,
+	SLOT_RESCANNING = 8,
+	SLOT_FENCED = 16, /* changes its authority: reads wait, too */
+};
 
 struct slot_state {
 	struct slot_wait *wait;
@@ -112,7 +117,6 @@ struct fence {
 	enum fence_stage stage;
 	uint64_t flip;
 	enum side to;
-	struct slot_set slots;
 	int64_t since_us, deadline_us;
 	unsigned answers_left;
 	bool failed;

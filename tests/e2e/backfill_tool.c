@@ -1,6 +1,6 @@
-/* bf_driver - the backfill worker without the proxy, on real servers: a host that applies every block at once over a connection of its own.
+/* backfill_tool - the backfill worker without the proxy, on real servers: a host that applies every block at once over a connection of its own.
  *
- *   bf_driver [options] SOURCE TARGET STEP…      SOURCE, TARGET: port or host:port of any node
+ *   backfill_tool [options] SOURCE TARGET STEP…      SOURCE, TARGET: port or host:port of any node
  *   steps:   copy | verify | repair (verify with repair) | rescan[:SLOT] | repair-key:KEY
  *   options: --state DIR  --id ID  --stale N (each copy's first N tries are stale)  --refuse PCT  --ring-full PCT  --busy PCT
  *            --follow (the topology is read again)  -v
@@ -530,7 +530,7 @@ int main(int argc, char **argv)
 		else { fprintf(stderr, "unknown option '%s'\n", o); return 64; }
 	}
 	if (argc - i < 3) {
-		fprintf(stderr, "usage: bf_driver [options] SOURCE TARGET STEP…\n");
+		fprintf(stderr, "usage: backfill_tool [options] SOURCE TARGET STEP…\n");
 		return 64;
 	}
 	loop = ev_default_loop(0);

@@ -1,0 +1,303 @@
+"""Slots that move, nodes that restart and replicas that are promoted, while clients write: what the proxy follows, and what it tells."""
+import threading
+import time
+
+import pytest
+from harness import RespError, key_slot
+from harness.process import wait_until
+from harness.resp import encode
+from harness.servers import Node
+
+BATCH = 20
+STAY = {"cluster-allow-replica-migration": "no"}  # nodes keep their roles when slots move
+UNKNOWN = "whether the command was executed is unknown"
+
+
+@pytest.fixture(scope="module")
+def redis(servers):
+    return servers.cluster("redis-7.0", replicas=1, conf=STAY)
+
+
+@pytest.fixture(scope="module")
+def proxy(servers, redis):
+    return servers.crossfade(redis, config={"workers": 2, "upstream-timeout": 1000})
+
+
+@pytest.fixture(autouse=True)
+def clean(redis, proxy):
+    redis.wait_ok()
+    redis.flushall()
+    proxy.drop()
+
+
+class Writer(threading.Thread):
+    """Pipelines of commands whose every reply is known: counters, and a list of numbers in the order in which they were sent."""
+
+    def __init__(self, proxy, number, tags, pair):
+        super().__init__(daemon=True)
+        self.proxy, self.number, self.tags, self.pair = proxy, number, tags, pair
+        self.rounds = 0
+        self.unknown = 0     # writes answered as of unknown outcome
+        self.problems = []
+        self.ending = threading.Event()
+        self.longest = 0
+
+    def _key(self, name, tag):
+        return "%s:%d:%s" % (name, self.number, tag)
+
+    def _round(self, client):
+        commands, check = [], []
+        for i in range(BATCH):
+            n = self.rounds * BATCH + i
+            for tag in self.tags:
+                commands.append(("INCR", self._key("n", tag)))
+                check.append(n + 1)
+                commands.append(("APPEND", self._key("log", tag), "%d," % n))
+                check.append(None)
+                commands.append(("INCR", "all:" + tag))
+                check.append(None)
+            if i % 5 == 0 and self.pair:
+                tag = self.tags[0]
+                commands.append(("MSET", self._key("a", tag), n, self._key("b", tag), n))
+                check.append(b"OK")
+                commands.append(("MGET", self._key("a", tag), self._key("b", tag)))
+                check.append([b"%d" % n] * 2)
+        at = time.monotonic()
+        client.send_raw(b"".join(map(encode, commands)))
+        for command, wanted in zip(commands, check):
+            got = client.read(timeout=20)
+            if isinstance(got, RespError):
+                self.problems.append("%r: %s" % (command, got))
+            elif wanted is not None and got != wanted:
+                self.problems.append("%r: %r, not %r" % (command, got, wanted))
+        self.longest = max(self.longest, time.monotonic() - at)
+
+    def run(self):
+        try:
+            with self.proxy.connect(timeout=30) as client:
+                while not self.ending.is_set() and not self.problems:
+                    self._round(client)
+                    self.rounds += 1
+        except Exception as e:
+            self.problems.append("after %d rounds: %r" % (self.rounds, e))
+
+    def verify(self, server):
+        for tag in self.tags:
+            n = self.rounds * BATCH
+            assert int(server.call("GET", self._key("n", tag))) == n
+            assert server.call("GET", self._key("log", tag)).decode() == "".join("%d," % i for i in range(n)), "order, or something lost or doubled"
+
+
+class Load:
+    def __init__(self, proxy, server, clients=4, tags=("{m}",), pair=False):
+        self.server, self.tags = server, tags
+        self.writers = [Writer(proxy, i, tags, pair) for i in range(clients)]
+
+    def __enter__(self):
+        for w in self.writers:
+            w.start()
+        self.progress()
+        return self
+
+    def progress(self, rounds=2):
+        """Until every client has done more."""
+        before = [w.rounds for w in self.writers]
+        wait_until("clients get on", lambda: any(w.problems for w in self.writers) or
+                   all(w.rounds >= b + rounds for w, b in zip(self.writers, before)), 15)
+
+    def __exit__(self, kind, *rest):
+        for w in self.writers:
+            w.ending.set()
+        for w in self.writers:
+            w.join(30)
+        if kind is None:
+            self.check()
+
+    def check(self):
+        problems = [p for w in self.writers for p in w.problems]
+        assert not problems, "\n".join(problems[:10])
+        for w in self.writers:
+            w.verify(self.server)
+        for tag in self.tags:
+            assert int(self.server.call("GET", "all:" + tag)) == sum(w.rounds for w in self.writers) * BATCH
+
+
+def redirects(cluster):
+    """How many MOVED and ASK the nodes have answered."""
+    count = {"MOVED": 0, "ASK": 0}
+    for node in cluster.nodes:
+        if node.running():
+            for name, text in node.info("errorstats").items():
+                if name[10:] in count:
+                    count[name[10:]] += int(text.split("=")[1])
+    return count
+
+
+def move_slowly(cluster, slot, dest, load):
+    """As resharding tools do, but so that each stage of it is met by the load."""
+    src = cluster.slot_map(fresh=True)[slot]
+    ids = {n: n.call("CLUSTER", "MYID") for n in (src, dest)}
+    dest.call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[src])
+    src.call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[dest])
+    load.progress(1)
+    while True:
+        keys = src.call("CLUSTER", "GETKEYSINSLOT", slot, 7)
+        if not keys:
+            break
+        src.call("MIGRATE", "127.0.0.1", dest.port, "", 0, 5000, "KEYS", *keys)
+        time.sleep(0.003)
+    load.progress(1)  # all keys are there, the slot is not
+    for node in [dest, src] + [p for p in cluster.primaries() if p not in (src, dest)]:
+        node.call("CLUSTER", "SETSLOT", slot, "NODE", ids[dest])
+    cluster.slot_map(fresh=True)
+    load.progress(1)
+
+
+# ---- slots move
+
+@pytest.mark.parametrize("pair", [False, True], ids=["keys", "pairs"])
+def test_slot_moves_with_its_keys(redis, proxy, pair):
+    """Nothing is lost, doubled or out of order, and no client gets an error; with pairs, commands of two keys meet TRYAGAIN too."""
+    slot = key_slot("{m}")
+    for i in range(150):
+        redis.call("SET", "{m}%d" % i, i)
+    before = redirects(redis)
+    home = redis.slot_map(fresh=True)[slot]
+    others = [n for n in redis.primaries() if n is not home]
+    with Load(proxy, redis, clients=2 if pair else 4, pair=pair) as load:
+        for dest in others + [home]:
+            move_slowly(redis, slot, dest, load)
+    after = redirects(redis)
+    assert after["MOVED"] > before["MOVED"] and after["ASK"] > before["ASK"]
+    assert proxy.call("GET", "{m}149") == b"149"
+
+
+def test_valkey_slots_move(servers):
+    valkey = servers.cluster("valkey-9.1")
+    proxy = servers.crossfade(valkey, config={"workers": 1})
+    tags = ["{a}", "{b}", "{c}", "{d}"]
+    with Load(proxy, valkey, clients=3, tags=tags) as load:
+        for tag in tags:
+            slot = key_slot(tag)
+            valkey.move_slot(slot, next(n for n in valkey.primaries() if n is not valkey.slot_map(fresh=True)[slot]))
+        load.progress()
+        # 9.x moves slots by itself, too
+        slot = key_slot("{a}")
+        src = valkey.slot_map(fresh=True)[slot]
+        dest = next(n for n in valkey.primaries() if n is not src)
+        src.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", dest.call("CLUSTER", "MYID"))
+        wait_until("the slot has moved", lambda: valkey.slot_map(fresh=True)[slot] is dest, 15)
+        load.progress()
+    proxy.close()
+    valkey.close()
+
+
+def test_slot_moves_to_a_new_node(redis, proxy):
+    """One that the proxy has never heard of."""
+    node = Node("redis-7.0", cluster=True, conf=STAY, label="redis-7.0-new")
+    redis.nodes.append(node)
+    node.wait_ready()
+    for other in redis.nodes[:-1]:
+        other.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+    wait_until("everybody knows it", lambda: all(redis._knows_all(n) for n in redis.nodes), 20)
+    redis.wait_ok()
+    slot = key_slot("{m}")
+    home = redis.slot_map(fresh=True)[slot]
+    with Load(proxy, redis) as load:
+        move_slowly(redis, slot, node, load)
+        load.progress()
+        assert node.addr in [n["addr"] for n in proxy.status()["nodes"]]
+        move_slowly(redis, slot, home, load)
+
+
+# ---- failover
+
+def failover(cluster, primary):
+    wait_until("it is known to have a replica", lambda: cluster.replicas_of(primary), 15)
+    replica = cluster.replicas_of(primary)[0]
+    wait_until("that is in sync", lambda: replica.info("replication").get("master_link_status") == "up", 15)
+    return cluster.failover(primary)
+
+
+def test_replica_promoted_in_order(redis, proxy):
+    """CLUSTER FAILOVER: nothing is lost, so nothing may be told."""
+    tag = "{m}"
+    old = redis.slot_map(fresh=True)[key_slot(tag)]
+    with Load(proxy, redis) as load:
+        new = failover(redis, old)
+        load.progress()
+        assert failover(redis, new) is old
+        load.progress()
+
+
+def test_primary_hangs_and_a_replica_takes_over(redis, proxy):
+    """Reads are asked again; a write that may have been executed is answered with an error that says so; both clients go on."""
+    proxy.call("SET", "k{m}", "v")
+    node = redis.slot_map(fresh=True)[key_slot("{m}")]
+    replica = redis.replicas_of(node)[0]
+    wait_until("the replica has it", lambda: replica.call("DBSIZE") == node.call("DBSIZE"))
+    with proxy.connect(timeout=20) as c, proxy.connect(timeout=20) as other:
+        assert c.call("GET", "k{m}") == b"v"
+        node.freeze()
+        try:
+            c.send_raw(encode(("GET", "k{m}")) + encode(("INCR", "n{m}")) + encode(("STRLEN", "k{m}")) + encode(("PING",)))
+            other.send("GET", "k{m}")
+            time.sleep(0.2)
+            replica.call("CLUSTER", "FAILOVER", "TAKEOVER")
+            replies = [c.read() for _ in range(4)]
+            assert replies[0] == b"v" and replies[2:] == [1, b"PONG"]
+            assert isinstance(replies[1], RespError) and UNKNOWN in str(replies[1]) and node.addr in str(replies[1])
+            assert replies[1].code == "UNKNOWN"
+            assert other.read() == b"v"
+            assert c.call("SET", "after{m}", 1) == b"OK"
+            assert replica.call("GET", "after{m}") == b"1"
+        finally:
+            node.thaw()
+    redis.wait_ok()
+    wait_until("the former primary has become a replica", lambda: node.info("replication")["role"] == "slave", 15)
+    assert failover(redis, replica) is node
+
+
+# ---- restart
+
+def test_node_restarted(redis, proxy):
+    """Its connections break: what was not sent waits for it, reads are asked again, writes in flight are told to be unknown."""
+    node = redis.slot_map(fresh=True)[key_slot("{m}")]
+    elsewhere = next("k{%d}" % i for i in range(100) if redis.slot_map()[key_slot("{%d}" % i)] is not node)
+    with proxy.connect(timeout=20) as c, proxy.connect(timeout=20) as other:
+        c.call("SET", "k{m}", "v")
+        node.freeze()
+        c.send_raw(encode(("APPEND", "log{m}", "x")) + encode(("GET", "k{m}")))
+        time.sleep(0.1)
+        node.kill()
+        other.send("SET", "late{m}", "v")
+        for i in range(20):  # other nodes are not concerned
+            assert c is not other and other.read() == b"OK" if i == 19 else proxy.call("INCR", elsewhere) == i + 1
+            if i == 10:
+                node.drop()
+                node.start()
+        reply = c.read()
+        assert isinstance(reply, RespError) and reply.code == "UNKNOWN" and UNKNOWN in str(reply)
+        assert c.read() is None  # it kept nothing on disk
+        assert c.call("GET", "late{m}") == b"v"
+    redis.wait_ok()
+
+
+def test_standalone_gone_and_back(servers):
+    """What has waited long enough is answered; when the server is back all is as before, with no reconnect."""
+    server = servers.standalone("redis-7.0")
+    proxy = servers.crossfade(server, config={"workers": 2})
+    with proxy.connect(timeout=20) as c:
+        assert c.call("SET", "k", "v") == b"OK"
+        server.kill()
+        at = time.monotonic()
+        c.send_raw(encode(("GET", "k")) + encode(("SET", "k", "w")) + encode(("PING",)))
+        replies = [c.read() for _ in range(3)]
+        assert 3 < time.monotonic() - at < 9
+        for r in replies[:2]:
+            assert isinstance(r, RespError) and server.addr in str(r) and UNKNOWN not in str(r), replies
+        assert replies[2] == b"PONG"
+        server.drop()
+        server.start()
+        assert c.call("SET", "k", "x") == b"OK"
+        assert c.call("GET", "k") == b"x"
