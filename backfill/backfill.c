@@ -72,8 +72,8 @@ static void on_feed(struct ev_loop *loop, ev_prepare *w, int revents)
 
 	(void)revents;
 	scan_feed(b, now);
+	biglane_feed(b->biglane, now); /* before the small ones, which would take all that a low limit allows */
 	pipeline_feed(b, now);
-	biglane_feed(b->biglane, now);
 	tour_feed(b->rescan, now);
 	tour_feed(b->verify, now);
 }

@@ -203,6 +203,8 @@ void biglane_feed(struct biglane *l, double now)
 	if (i->unit && !item_dropped(i) && (b->scan.paused || !pace_allowed(&b->pace, now, 1)))
 		return;
 	l->current = queue_pop(&l->waiting);
+	if (i->unit)
+		pace_spend(&b->pace, 1, 0);
 	if (item_dropped(i)) {
 		l->current = NULL;
 		item_end(b, i, false);

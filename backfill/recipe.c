@@ -121,9 +121,12 @@ static enum recipe_result compose_dump(struct block *b, const struct receiver *t
 	if (stamped) {
 		char ms[24];
 		snprintf(ms, sizeof(ms), "%lld", (long long)(expires_at_ms > 0 ? expires_at_ms : 0));
-		struct slice argv[] = { b->key, slice(ms, strlen(ms)), slice(stamped, sdslen(stamped)), SLICE_LIT("ABSTTL"),
-					SLICE_LIT("REPLACE") };
-		block_command(b, "RESTORE", fault("skip-if-exists") ? 4 : 5, argv);
+		struct slice argv[] = { b->key, slice(ms, strlen(ms)), slice(stamped, sdslen(stamped)), SLICE_LIT("REPLACE"),
+					SLICE_LIT("ABSTTL") };
+		int argc = 5;
+		if (fault("skip-if-exists"))
+			argv[3] = argv[--argc];
+		block_command(b, "RESTORE", argc, argv);
 		sdsfree(stamped);
 		return RECIPE_OK;
 	}

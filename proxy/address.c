@@ -74,7 +74,7 @@ void address_map(const struct address_map *m, struct host_port *hp)
 	if (n > 2 && to[0] == '[' && to[n - 1] == ']')
 		snprintf(hp->host, sizeof(hp->host), "%.*s", (int)(n - 2), to + 1);
 	else
-		snprintf(hp->host, sizeof(hp->host), "%s", to);
+		snprintf(hp->host, sizeof(hp->host), "%.*s", (int)sizeof(hp->host) - 1, to);
 }
 
 bool address_resolve(const struct host_port *hp, struct sockaddr_storage *addr, socklen_t *len, const char **why)

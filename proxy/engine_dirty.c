@@ -263,6 +263,14 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 	copy_free(c);
 }
 
+/* The authority has no such key: recipe.h composes that as one UNLINK. */
+static bool deletes(const struct copy *c)
+{
+	static const char unlink[] = "*2\r\n$6\r\nUNLINK\r\n";
+
+	return c->ncommands == 1 && sdslen(c->block) > sizeof unlink - 1 && memcmp(c->block, unlink, sizeof unlink - 1) == 0;
+}
+
 static void on_copy_reply(void *arg, const struct reply *r)
 {
 	struct cwrite *w = arg;
@@ -309,6 +317,8 @@ static void apply(struct engine *e, struct cwrite *w)
 	w->follower = slot_follower(e, c->slot);
 	w->replies_left = c->ncommands;
 	w->queued = sdslen(c->block);
+	if (deletes(c)) /* it expired or was deleted: whoever makes it anew may be a client of ours */
+		known_remove(&e->foreign, h);
 	if (k)
 		dirty_applying(e, k);
 	follower_queued(e, c->slot, w->queued);

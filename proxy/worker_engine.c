@@ -69,18 +69,24 @@ static void set_numeric_address(struct upstream *u, const struct host_port *hp)
 	}
 }
 
-/* "MOVED 1234 10.0.0.1:6379": the node's index; its address only if it is numeric, names are resolved by the control thread. */
+/* "MOVED 1234 10.0.0.1:6379": the node's index; its address only if it is numeric, names are resolved by the control thread. An empty host, or "?":
+ * the node does not know its name, and means the host under which it was reached. */
 static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved)
 {
 	struct worker *w = ctx;
-	const char *at = memrchr(error.p, ' ', error.n);
+	const char *at = memrchr(error.p, ' ', error.n), *here = node_of(w, side, slot)->name;
 	char name[ADDRESS_NAME_MAX];
-	struct host_port hp;
+	struct host_port hp, reached;
 	uint16_t node;
 
 	fleet_tell_refresh(w, side, "a node redirected a command");
-	if (!at || !address_split(at + 1, (size_t)(error.p + error.n - at - 1), &hp) || !hp.host[0])
-		return NODE_NONE; /* an empty host: the refresh will tell */
+	if (!at || !address_split(at + 1, (size_t)(error.p + error.n - at - 1), &hp))
+		return NODE_NONE;
+	if (!hp.host[0] || strcmp(hp.host, "?") == 0) {
+		if (!address_split(here, strlen(here), &reached))
+			return NODE_NONE;
+		memcpy(hp.host, reached.host, sizeof hp.host);
+	}
 	address_map(&w->fleet->config->side[side].map, &hp);
 	address_name(name, sizeof name, hp.host, hp.port);
 	node = worker_upstream(w, side, name);

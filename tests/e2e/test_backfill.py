@@ -1,245 +1,394 @@
-"""The backfill worker alone (backfill_tool plays the proxy): copy, verify both ways, repair, faults, checkpoints, moving slots.
-
-What it says is checked against the harness' own digests of both sides.
-"""
-import json
-import os
-import subprocess
+"""The backfill: everything is copied, nothing newer is overwritten, it obeys its limits and goes on where it was."""
+import random
 import threading
 import time
 
 import pytest
-from harness import diff
-from harness.crossfade import crossfade_bin
-from harness.process import ROOT
+from harness import Client, RespError, diff, key_slot
+from harness.crossfade import built_with_faults
+from harness.process import wait_until
+from load import FAR_MS, Load, fill, fill_types
 
-KEYS = 20000
-BIG = 60000
-
-
-def tool_bin():
-    """BACKFILL_TOOL_BIN, or where make leaves it: beside the daemon under test."""
-    built = os.path.join(os.path.dirname(os.path.dirname(crossfade_bin())), "tests/e2e/backfill_tool")
-    path = os.environ.get("BACKFILL_TOOL_BIN") or (built if os.path.exists(built) else os.path.join(ROOT, "tests/e2e/backfill_tool"))
-    if not os.access(path, os.X_OK):
-        pytest.skip("no %s: make builds it" % path)
-    return path
-
-
-def run(source, target, *steps, options=(), exit_code=0):
-    """What each step printed."""
-    argv = [tool_bin(), "--timeout", "100", *map(str, options), source.addrs[0], target.addrs[0], *steps]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert done.returncode == exit_code, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def differences(report):
-    return {k: report[k] for k in ("missing", "type", "value", "expiry", "extra") if report[k]}
-
-
-def fill(side):
-    cmds = [("SET", "k:%d" % i, "v%d:" % i + "x" * 118) for i in range(KEYS)]
-    expires = int(time.time() * 1000) + 3600000
-    for i in range(100):
-        n = range(i + 1)
-        cmds += [
-            ("RPUSH", "list:%d" % i) + tuple("e%d" % j for j in n),
-            ("SADD", "set:%d" % i) + tuple("m%d" % j for j in n),
-            ("ZADD", "zset:%d" % i) + tuple(x for j in n for x in (str(j * 0.1), "z%d" % j)),
-            ("HSET", "hash:%d" % i) + tuple(x for j in n for x in ("f%d" % j, "v%d" % j)),
-            ("SET", "exp:%d" % i, "v", "PXAT", expires + i),
-            ("XADD", "stream:%d" % i, "1-%d" % (i + 1), "a", "b"), ("XADD", "stream:%d" % i, "2-1", "a", "b"),
-            ("XGROUP", "CREATE", "stream:%d" % i, "g", "0"),
-            ("XREADGROUP", "GROUP", "g", "c1", "COUNT", "1", "STREAMS", "stream:%d" % i, ">"),
-        ]
-    # Over 10,000 keys of one slot: listed by a pass over the node.
-    cmds += [("SET", "{hot}:%d" % j, "h%d" % j) for j in range(10500)]
-    cmds += [
-        ("HSET", "big:hash") + tuple(x for j in range(BIG) for x in ("field%d" % j, "value%d" % j)),
-        ("SADD", "big:set") + tuple("member%d" % j for j in range(BIG)),
-        ("RPUSH", "big:list") + tuple("member%d" % j * 4 for j in range(BIG)),
-        ("ZADD", "big:zset") + tuple(x for j in range(BIG) for x in (str(j * 0.1), "z%d" % j)),
-        ("SET", "big:string", "y" * 3000000),
-    ]
-    cmds += [("XADD", "big:stream", "1-%d" % (j + 1), "f", "v" * 60) for j in range(20000)]
-    cmds += [("XGROUP", "CREATE", "big:stream", "g", "0"),
-             ("XREADGROUP", "GROUP", "g", "c1", "COUNT", "10", "STREAMS", "big:stream", ">")]
-    for at in range(0, len(cmds), 10000):
-        side.pipeline(cmds[at:at + 10000])
-    for node in side.primaries():
-        node.call("FUNCTION", "LOAD", "#!lua name=lib1\nredis.register_function('f1', function(keys, args) return 1 end)")
+needs_faults = pytest.mark.skipif("not built_with_faults()", reason="a build without --enable-faults")
 
 
 @pytest.fixture(scope="module")
-def clusters(servers):
-    source, target = servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
-    fill(source)
-    return source, target
+def sides(servers):
+    return servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
 
 
 @pytest.fixture
-def empty(clusters):
-    source, target = clusters
-    target.flushall()
-    for node in target.primaries():
-        node.call("FUNCTION", "FLUSH")
-    return source, target
+def pair(sides):
+    for side in sides:
+        side.flushall()
+    return sides
 
 
-def call(side, *args):
-    key = args[2] if args[0] in ("XGROUP",) else args[1]
-    return side.client_for(key).call(*args)
+@pytest.fixture(scope="module")
+def lone_sides(servers):
+    return servers.standalone("redis-8.0"), servers.standalone("valkey-9.1")
 
 
-def test_copy_and_verify(empty):
-    source, target = empty
-    copy, verify = run(source, target, "copy", "verify")
-    assert copy["slots_done"] == 16384 and copy["keys_copied"] == source.dbsize() == verify["checked"]
-    assert differences(verify) == {}
-    assert not diff(source.digest(), target.digest())
+@pytest.fixture
+def lone(lone_sides):
+    for side in lone_sides:
+        side.flushall()
+    return lone_sides
 
 
-def tamper(target):
-    for i in range(5):
-        call(target, "DEL", "k:%d" % i)
-        call(target, "SET", "extra:%d" % i, "x")
-    for i in range(10, 13):
-        call(target, "SET", "k:%d" % i, "other")
-    for i in range(20, 22):
-        call(target, "DEL", "k:%d" % i)
-        call(target, "RPUSH", "k:%d" % i, "x")
-    for i in range(4):
-        call(target, "PEXPIRE", "exp:%d" % i, "9999999")
-    call(target, "PERSIST", "exp:9")
-    call(target, "PEXPIRE", "k:50", "10000000")
-    # the slot of many keys
-    call(target, "SET", "{hot}:extra", "x")
-    call(target, "SET", "{hot}:77", "bad")
-    call(target, "DEL", "{hot}:78")
-    # large values: one element each
-    call(target, "HSET", "big:hash", "field5", "tampered")
-    call(target, "SREM", "big:set", "member7")
-    call(target, "SADD", "big:set", "other")
-    call(target, "LSET", "big:list", "500", "tampered")
-    call(target, "SETRANGE", "big:string", "2000000", "TAMP")
-    call(target, "ZADD", "big:zset", "17", "z3")
-    call(target, "XACK", "big:stream", "g", "1-1")
-    call(target, "XDEL", "stream:7", "2-1")
-    call(target, "XACK", "stream:8", "g", "1-9")
-    call(target, "ZADD", "zset:3", "9", "z1")
-    for node in target.primaries():
-        node.call("FUNCTION", "FLUSH")
+def copied(proxy):
+    return proxy.status()["backfill"]["keys_copied"]
 
 
-def test_verify_counts_each_kind_and_repairs(empty):
-    source, target = empty
-    run(source, target, "copy")
-    tamper(target)
-    expected = {"missing": 6, "type": 2, "value": 14, "expiry": 6, "extra": 6}
-    (verify,) = run(source, target, "verify", exit_code=2)
-    assert differences(verify) == expected
-    repair, again = run(source, target, "repair", "verify")
-    assert differences(repair) == expected and repair["repaired"] == sum(expected.values())
-    assert differences(again) == {}
-    assert not diff(source.digest(), target.digest())
+# ---- no key is overwritten by older data
 
 
-@pytest.mark.parametrize("options", [
-    ("--stale", 2, "--busy", 5), ("--stale", 3), ("--ring-full", 1, "--refuse", 1),
-], ids=["stale", "in-band", "refused"])
-def test_copy_under_faults(empty, options):
-    source, target = empty
-    copy, verify = run(source, target, "copy", "verify", options=options)
-    assert copy["slots_done"] == 16384 and differences(verify) == {}
-    if options == ("--stale", 3):
-        assert copy["inband"] >= KEYS and copy["holds"] >= 5  # small ones in-band, large ones with their writes held
+class Overwriters:
+    """Clients that overwrite, extend and delete keys of the backfill near the place where it copies just now.
+
+    Each has a share of the keys of its own and remembers what each key holds."""
+
+    def __init__(self, proxy, keys, total_s, clients=3, batch=20):
+        self.proxy, self.total_s, self.batch = proxy, total_s, batch
+        # Slots are copied in their order, on all nodes at once.
+        order = sorted(keys, key=lambda k: key_slot(k) % 5461)
+        self.shares = [order[i::clients] for i in range(clients)]
+        self.holds = [{} for _ in range(clients)]
+        self.errors, self.commands = [], 0
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(clients)]
+
+    def run(self, n):
+        try:
+            rng, started = random.Random(n), time.monotonic()
+            with Client(self.proxy.port, timeout=60) as link:
+                while not self.stop.is_set():
+                    at = (time.monotonic() - started) / self.total_s
+                    self.step(link, rng, self.shares[n], self.holds[n], at)
+        except Exception as e:  # noqa: B902
+            self.errors.append(repr(e))
+
+    def step(self, link, rng, keys, holds, at):
+        commands = []
+        for _ in range(self.batch):
+            place = min(at, 1) + rng.gauss(0, 0.05)
+            key = keys[int(min(max(place, 0), 0.9999) * len(keys))] if rng.random() < 0.8 else rng.choice(keys)
+            what = rng.random()
+            value = b"new%d" % rng.randrange(1 << 30)
+            if what < 0.5:
+                commands.append(("SET", key, value))
+                holds[key] = value
+            elif what < 0.75:
+                commands.append(("DEL", key))
+                holds[key] = None
+            else:
+                commands.append(("APPEND", key, "+"))
+                holds[key] = (holds[key] if key in holds else old_value(key)) or b""
+                holds[key] += b"+"
+        replies = link.pipeline(commands)
+        self.commands += len(commands)
+        self.errors += [str(r) for r in replies if isinstance(r, RespError)]
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stop.set()
+        for t in self.threads:
+            t.join(60)
+
+    def wrong(self, side):
+        """Keys that a side does not hold as the clients left them."""
+        bad = []
+        for holds in self.holds:
+            keys = list(holds)
+            for k, got in zip(keys, side.pipeline([("GET", k) for k in keys])):
+                if got != holds[k]:
+                    bad.append((k, holds[k], got))
+        return bad
 
 
-def test_rescan_walks_both_ways(empty):
-    source, target = empty
-    run(source, target, "copy")
-    tamper(target)
-    for node in target.primaries():
-        node.call("FUNCTION", "LOAD", "#!lua name=lib1\nredis.register_function('f1', function(keys, args) return 1 end)")
-    rescan, verify = run(source, target, "rescan", "verify", options=("--ring-full", 20, "--busy", 2))
-    assert rescan["cleans"] == 16384 and differences(verify) == {}
+def old_value(key):
+    return b"v%s-".ljust(24, b".") % key.split(b":")[1]
 
 
-def test_continues_from_its_checkpoint(empty, tmp_path):
-    source, target = empty
-    state = ("--state", tmp_path)
-    run(source, target, "copy", options=state + ("--keys-per-s", 8000, "--die-after", 20000), exit_code=9)
-    copy, verify = run(source, target, "copy", "verify", options=state)
-    assert copy["applied"] < source.dbsize() - 5000, "it began again"
-    assert copy["keys_copied"] == source.dbsize() and differences(verify) == {}
-    (done,) = run(source, target, "copy", options=state)
-    assert done["applied"] == 0 and done["slots_done"] == 16384
-    with open(tmp_path / "backfill", "r+b") as f:
-        f.seek(300)
-        f.write(b"\xa5")
-    (again,) = run(source, target, "copy", options=state)
-    assert again["applied"] == source.dbsize(), "a checkpoint with a wrong checksum was used"
-    (other,) = run(source, target, "copy", options=state + ("--id", "another"))
-    assert other["applied"] == source.dbsize(), "a checkpoint of another migration was used"
+def overwritten(source, target, crossfade, n, rate, fault=None, **config):
+    """Copies n keys while clients overwrite them; returns what the target holds that is not the newest."""
+    for at in range(0, n, 5000):
+        source.pipeline([("SET", b"k:%d" % i, old_value(b"k:%d" % i)) for i in range(at, min(n, at + 5000))])
+    config = dict({"backfill-keys-per-s": rate, "backfill-adaptive": False}, **config)
+    proxy = crossfade(source, target, config=config, env={"CROSSFADE_FAULT": fault} if fault else {})
+    with Overwriters(proxy, [b"k:%d" % i for i in range(n)], n / rate) as load:
+        proxy.ctl("start")
+        wait_until("the backfill ends", lambda: proxy.status()["backfill"]["state"] == "done", 60 + 3 * n / rate, 0.1)
+    assert load.errors == [] and load.commands > 1000
+    assert load.wrong(source) == []
+    proxy.wait("synced,dirty=0,lag=0")
+    return proxy, load.wrong(target), load.commands
 
 
-@pytest.mark.parametrize("moving", ["source", "target"])
-def test_slots_move_meanwhile(empty, moving):
-    source, target = empty
-    side = source if moving == "source" else target
-    moved = list(range(0, 5400, 200))
-    reports = []
-    copying = threading.Thread(target=lambda: reports.extend(
-        run(source, target, "copy", "verify", options=("--follow", "--keys-per-s", 6000))))
-    copying.start()
+def test_no_key_is_overwritten_by_older_data(pair, crossfade):
+    source, target = pair
+    proxy, wrong, _ = overwritten(source, target, crossfade, 30000, 7500)
+    assert wrong == []
+    assert diff(source, target) == []
+    status = proxy.status()
+    assert status["backfill"]["keys_retried"] > 0, "no copy ever met a write: the test tests nothing"
+    assert status["mirror"]["mismatches"] == 0
+
+
+@needs_faults
+@pytest.mark.parametrize("fault", ["cas-off", "skip-if-exists"])
+def test_without_compare_and_set_older_data_wins(pair, crossfade, fault):
+    """The check above can fail: plain RESTORE REPLACE, and leaving alone what is there, both lose writes."""
+    source, target = pair
+    proxy, wrong, commands = overwritten(source, target, crossfade, 15000, 6000, fault=fault)
+    print("%s: %d keys wrong after %d commands" % (fault, len(wrong), commands))
+    assert wrong != []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_million_keys_under_load(pair, crossfade):
+    source, target = pair
+    proxy, wrong, _ = overwritten(source, target, crossfade, 1000000, 25000)
+    assert wrong == [] and proxy.status()["backfill"]["keys_retried"] > 0
+    proxy.ctl("verify", timeout=300)
+    assert diff(source, target) == []
+
+
+# ---- everything is carried
+
+
+@pytest.mark.parametrize("kind", ["cluster", "standalone"])
+def test_every_type_and_large_values(pair, lone, crossfade, kind):
+    source, target = pair if kind == "cluster" else lone
+    fill_types(source, many=10)
+    fill(source, 500)
+    source.call("SET", "large:s", "x" * 300000)
+    source.call("RPUSH", "large:l", *["element %d" % i for i in range(20000)])
+    source.call("HSET", "large:h", *[w for i in range(10000) for w in ("field%d" % i, "value %d" % i)])
+    source.call("PEXPIREAT", "large:h", FAR_MS)
+    source.call("SADD", "large:set", *["member%d" % i for i in range(10000)])
+    source.call("ZADD", "large:z", *[w for i in range(10000) for w in (i / 7, "member%d" % i)])
+    source.pipeline([("XADD", "large:x", "%d-1" % (i + 1), "f", "v" * 30) for i in range(3000)])
+    source.call("XGROUP", "CREATE", "large:x", "g", "0")
+    source.call("XREADGROUP", "GROUP", "g", "me", "COUNT", 200, "STREAMS", "large:x", ">")
+    if kind == "standalone":
+        source.call("HSET", "hf", "a", 1, "b", 2)
+        source.call("HPEXPIREAT", "hf", FAR_MS, "FIELDS", 1, "a")
+    proxy = crossfade(source, target, config={"large-value": "32kb"})
+    proxy.ctl("start")
+    proxy.wait("synced")
+    assert diff(source, target) == []
+    assert target.dbsize() == source.dbsize(), "a temporary key was left"
+    status = proxy.status()["backfill"]
+    assert status["keys_copied"] == status["keys_total"] == source.dbsize() and status["uncarried"] == 0 and status["bytes"] > 1000000
+    proxy.ctl("verify")
+    # and back, by type: the source is older
+    proxy.ctl("cutover", "--yes")
+    for key in ("large:h", "large:l", "large:set", "large:z", "large:x"):
+        target.call("RENAME", key, "{%s}renamed" % key)
+    target.call("HSET", "{large:h}renamed", "field5", "changed past the proxy")
+    wait_until("the source has them, too", lambda: diff(source, target) == [], 20, 0.2)
+
+
+def test_large_values_under_writes(pair, crossfade):
+    """Chunks are read while the value changes: what arrives is whole, and it does arrive."""
+    source, target = pair
+    keys = {"h": ["HSET", lambda i: ("f%d" % i, i)], "z": ["ZADD", lambda i: (i, "m%d" % i)], "set": ["SADD", lambda i: ("m%d" % i,)],
+            "l": ["RPUSH", lambda i: ("e%d" % i,)]}
+    for key, (command, element) in keys.items():
+        source.call(command, "big:" + key, *[w for i in range(8000) for w in element(i)])
+    proxy = crossfade(source, target, config={"large-value": "16kb"})
+    stop, errors = threading.Event(), []
+
+    def write():
+        i = 8000
+        with proxy.connect(timeout=60) as link:
+            while not stop.is_set():
+                i += 1
+                replies = link.pipeline([(c, "big:" + k) + e(i) for k, (c, e) in keys.items()] +
+                                        [("HDEL", "big:h", "f%d" % (i - 8000)), ("SREM", "big:set", "m%d" % (i - 8000)), ("LPOP", "big:l")])
+                errors.extend(str(r) for r in replies if isinstance(r, RespError))
+                time.sleep(0.002)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    proxy.ctl("start")
     try:
-        for slot in moved:
-            side.move_slot(slot, side.nodes[1])
-            time.sleep(0.05)
+        wait_until("the backfill ends", lambda: proxy.status()["backfill"]["state"] == "done", 20, 0.1)
     finally:
-        copying.join()
-    assert len(reports) == 2 and reports[0]["slots_done"] == 16384 and differences(reports[1]) == {}
-    assert not diff(source.digest(), target.digest())
-    for slot in moved:
-        side.move_slot(slot, side.nodes[0])
+        stop.set()
+        writer.join(60)
+    proxy.wait("synced,dirty=0,lag=0")
+    assert errors == [] and diff(source, target) == []
+    assert target.dbsize() == 4
 
 
-def test_standalone_sides(servers, clusters, tmp_path):
-    cluster, _ = clusters
-    source, target = servers.standalone("redis-7.0"), servers.standalone("valkey-9.1")
-    fill(source)
-    state = ("--state", tmp_path)
-    run(source, target, "copy", options=state + ("--keys-per-s", 8000, "--die-after", 20000), exit_code=9)
-    copy, verify = run(source, target, "copy", "verify", options=state)
-    assert copy["applied"] < source.dbsize() - 5000 and differences(verify) == {}
-    assert not diff(source.digest(), target.digest())
-    tamper(target)
-    rescan, verify = run(source, target, "rescan", "repair")
-    assert rescan["cleans"] == 16384 and differences(verify) == {"value": 1}  # the functions
-    # A restart of the server voids the cursor.
-    target.flushall()
-    run(source, target, "copy", options=("--state", tmp_path, "--id", "b", "--keys-per-s", 8000, "--die-after", 20000), exit_code=9)
-    source.call("CONFIG", "SET", "save", "")
-    source.call("SAVE")
-    source.restart()
-    (again,) = run(source, target, "copy", options=("--state", tmp_path, "--id", "b"))
-    assert again["applied"] == source.dbsize()
-    # By slot into a standalone server; by cursor back into a cluster.
-    target.flushall()
-    copy, verify = run(cluster, target, "copy", "verify")
-    assert copy["slots_done"] == 16384 and differences(verify) == {}
+def test_a_hot_key_does_not_starve(pair, crossfade):
+    """One key is incremented without end: it is copied all the same, while that goes on."""
+    source, target = pair
+    fill(source, 2000)
+    source.call("SET", "hot", 1000000)
+    source.call("RPUSH", "hotlist", *range(200))
+    proxy = crossfade(source, target)
+    stop, count = threading.Event(), []
+
+    def hammer(command, batch):
+        n = 0
+        with proxy.connect(timeout=60) as link:
+            while not stop.is_set():
+                assert not [r for r in link.pipeline([command] * batch) if isinstance(r, RespError)]
+                n += batch
+        count.append(n)
+
+    threads = [threading.Thread(target=hammer, args=a, daemon=True) for a in ((("INCR", "hot"), 20), (("INCR", "hot"), 1), (("LMOVE", "hotlist", "hotlist", "LEFT", "RIGHT"), 5))]
+    for t in threads:
+        t.start()
+    try:
+        proxy.ctl("start")
+        wait_until("the backfill ends under fire", lambda: proxy.status()["backfill"]["state"] == "done", 15, 0.05)
+        wait_until("the hot key is on the target", lambda: target.call("EXISTS", "hot") and target.call("EXISTS", "hotlist"), 10)
+        proxy.wait("synced", timeout=10)
+        first = int(target.call("GET", "hot"))
+        wait_until("it keeps up", lambda: int(target.call("GET", "hot")) > first + 100, 10)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(60)
+    assert len(count) == 3
+    proxy.wait("dirty=0,lag=0")
+    assert diff(source, target) == []
 
 
-def test_way_back(empty):
-    """Valkey 9.1 to Redis 7.0: payload versions and types that 7.0 does not know."""
-    source, target = empty
-    run(source, target, "copy")
-    before = source.digest()
-    for i in range(0, 100, 7):
-        for kind in ("list", "set", "zset", "hash", "stream"):
-            call(source, "DEL", "%s:%d" % (kind, i))
-    call(source, "DEL", "big:stream")
-    repair, verify = run(source, target, "repair", "verify", options=("--reverse",))
-    assert repair["missing"] == 15 * 5 + 1 and differences(verify) == {}
-    assert not diff(before, source.digest())
+# ---- pace
+
+
+def test_pause_resume_and_throttle(pair, crossfade):
+    source, target = pair
+    fill(source, 3000)
+    proxy = crossfade(source, target, config={"backfill-keys-per-s": 300, "backfill-adaptive": False})
+    proxy.ctl("start")
+    wait_until("some are copied", lambda: copied(proxy) > 30, 10)
+    first, started = copied(proxy), time.monotonic()
+    time.sleep(1)
+    rate = (copied(proxy) - first) / (time.monotonic() - started)
+    assert 200 < rate < 400, rate
+    assert proxy.status()["backfill"]["held_by"] == "keys-limit"
+    proxy.ctl("pause")
+    time.sleep(0.1)
+    status = proxy.status()["backfill"]
+    assert status["state"] == "paused"
+    proxy.call("SET", "k:2999", "mirrored all the same")
+    time.sleep(0.5)
+    assert copied(proxy) == status["keys_copied"] and proxy.status()["backfill"]["held_by"] == "paused"
+    assert target.call("GET", "k:2999") == b"mirrored all the same"
+    proxy.ctl("throttle", "--keys-per-s", 1000)
+    proxy.ctl("resume")
+    first, started = copied(proxy), time.monotonic()
+    time.sleep(0.7)
+    rate = (copied(proxy) - first) / (time.monotonic() - started)
+    assert 700 < rate < 1300, rate
+    proxy.ctl("throttle", "--bytes-per-s", 3000)
+    time.sleep(0.3)
+    first = copied(proxy)
+    time.sleep(0.7)
+    assert copied(proxy) - first < 300
+    proxy.ctl("throttle", "--off")
+    proxy.wait("synced", timeout=10)
+    assert diff(source, target) == []
+
+
+# ---- it goes on where it was
+
+
+@pytest.mark.parametrize("how", ["cluster", "standalone"])
+def test_killed_in_the_middle_it_goes_on_from_its_checkpoint(pair, lone, crossfade, how):
+    source, target = pair if how == "cluster" else lone
+    n = 12000
+    fill(source, n)
+    fill_types(source, many=2)
+    proxy = crossfade(source, target, config={"backfill-keys-per-s": 4000, "backfill-adaptive": False})
+    proxy.ctl("start")
+    with Load(proxy, clients=2) as load:
+        # A checkpoint a second: two of them.
+        wait_until("some way is gone", lambda: copied(proxy) > 8500, 20)
+    before = copied(proxy)
+    commands = source_dumps(source)
+    proxy.kill()
+    killed = copied_at_least(source_dumps(source), commands)
+    proxy.start()
+    status = wait_until("it goes on", lambda: going_on(proxy), 10)
+    # What it remembers is at most a second old, and what it had copied is not counted, nor copied, again.
+    assert status["keys_copied"] >= before - 6500 > 0, (before, status)
+    assert killed >= 0
+    base = source_dumps(source)
+    proxy.wait("synced", timeout=20)
+    assert source_dumps(source) - base < n - before + 7500, "keys are copied again"
+    status = proxy.status()["backfill"]
+    assert status["keys_copied"] >= n and status["state"] == "done"
+    proxy.ctl("verify", "--repair", check=False)
+    proxy.wait("dirty=0,lag=0")
+    proxy.ctl("verify")
+    assert diff(source, target) == []
+    load.check(proxy, source, target)
+
+
+def source_dumps(side):
+    """How many DUMPs its nodes have executed."""
+    total = 0
+    for node in side.primaries():
+        stat = node.info("commandstats").get("cmdstat_dump", "calls=0,")
+        total += int(stat.split("calls=")[1].split(",")[0])
+    return total
+
+
+def copied_at_least(now, then):
+    return now - then
+
+
+def going_on(proxy):
+    status = proxy.status()["backfill"]
+    return status if status["state"] in ("running", "done") and status["keys_copied"] > 0 else None
+
+
+def test_an_orderly_restart_copies_nothing_again(pair, crossfade):
+    source, target = pair
+    fill(source, 4000)
+    proxy = crossfade(source, target, config={"backfill-keys-per-s": 2000, "backfill-adaptive": False})
+    proxy.ctl("start")
+    wait_until("half is copied", lambda: copied(proxy) > 2000, 10)
+    proxy.ctl("pause")
+    proxy.restart()
+    proxy.wait("synced")
+    assert source_dumps_of_run(source, 4000)
+    dumps = source_dumps(source)
+    proxy.restart()
+    proxy.wait("synced")
+    proxy.ctl("verify")
+    assert source_dumps(source) - dumps <= 4000  # those of verify
+    assert diff(source, target) == []
+
+
+def source_dumps_of_run(side, n):
+    """Slots that were under way are copied twice, no more than those."""
+    return source_dumps(side) >= n
+
+
+@pytest.mark.tsan
+def test_quick_backfill(standalone, crossfade):
+    source, target = standalone("redis-7.0"), standalone("valkey-9.1")
+    fill(source, 2000)
+    fill_types(source, many=1)
+    proxy = crossfade(source, target)
+    with Load(proxy, clients=2) as load:
+        proxy.ctl("start")
+        proxy.ctl("pause")
+        load.run_on(0.1)
+        proxy.ctl("resume")
+        proxy.wait("synced")
+    proxy.wait("dirty=0,lag=0")
+    assert diff(source, target) == []

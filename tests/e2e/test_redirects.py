@@ -216,7 +216,12 @@ def failover(cluster, primary):
     wait_until("it is known to have a replica", lambda: cluster.replicas_of(primary), 15)
     replica = cluster.replicas_of(primary)[0]
     wait_until("that is in sync", lambda: replica.info("replication").get("master_link_status") == "up", 15)
-    return cluster.failover(primary)
+    for _ in range(3):
+        try:
+            return cluster.failover(primary, timeout=7)
+        except TimeoutError:  # it could not catch up within 5 s, and said so only in its log
+            pass
+    raise TimeoutError("three failovers in vain:\n" + replica.log_tail())
 
 
 def test_replica_promoted_in_order(redis, proxy):
@@ -265,20 +270,21 @@ def test_node_restarted(redis, proxy):
     node = redis.slot_map(fresh=True)[key_slot("{m}")]
     elsewhere = next("k{%d}" % i for i in range(100) if redis.slot_map()[key_slot("{%d}" % i)] is not node)
     with proxy.connect(timeout=20) as c, proxy.connect(timeout=20) as other:
-        c.call("SET", "k{m}", "v")
+        c.call("SET", "r{m}", "v")
         node.freeze()
-        c.send_raw(encode(("APPEND", "log{m}", "x")) + encode(("GET", "k{m}")))
+        c.send_raw(encode(("APPEND", "log{m}", "x")) + encode(("GET", "r{m}")))
         time.sleep(0.1)
         node.kill()
         other.send("SET", "late{m}", "v")
         for i in range(20):  # other nodes are not concerned
-            assert c is not other and other.read() == b"OK" if i == 19 else proxy.call("INCR", elsewhere) == i + 1
+            assert proxy.call("INCR", elsewhere) == i + 1
             if i == 10:
                 node.drop()
                 node.start()
+        assert other.read() == b"OK"
         reply = c.read()
         assert isinstance(reply, RespError) and reply.code == "UNKNOWN" and UNKNOWN in str(reply)
-        assert c.read() is None  # it kept nothing on disk
+        assert c.read() is None  # nobody kept it on disk
         assert c.call("GET", "late{m}") == b"v"
     redis.wait_ok()
 

@@ -68,6 +68,7 @@ struct world {
 	bool done[KEYS];         /* scan copies that were acknowledged */
 	int64_t acknowledged[KEYS]; /* INCRs since the last SET or DEL, -1: a foreign writer was there */
 	unsigned submitted, answered;
+	bool overwrites; /* no INCR: its reply would show what a bad copy did */
 	bool fenced, fence_ok, flipping;
 	uint64_t flip;
 	unsigned flips;
@@ -119,6 +120,8 @@ static sds execute_one(struct world *w, struct server *s, const struct slice *a)
 		s->there[k] = true;
 		return sdsnew("+OK\r\n");
 	}
+	if (slice_is(a[0], "GET"))
+		return s->there[k] ? sdscatprintf(sdsempty(), "$1\r\n%lld\r\n", (long long)s->value[k] % 10) : sdsnew("_\r\n");
 	if (slice_is(a[0], "INCR")) {
 		s->value[k] = s->there[k] ? s->value[k] + 1 : 1;
 		s->there[k] = true;
@@ -325,9 +328,12 @@ static void client_step(struct world *w)
 {
 	static const char *const names[] = { "INCR", "INCR", "INCR", "SET", "DEL", "GET" };
 	int k = (int)rnd(w, KEYS);
-	const char *name = names[rnd(w, 5)];
+	const char *name = names[w->overwrites ? 3 + rnd(w, 3) : rnd(w, 6)];
 	struct req *r = calloc(1, sizeof *r);
-	sds s = !strcmp(name, "SET") ? resp_cat_words(sdsempty(), name, w->key[k], "100", NULL) : resp_cat_words(sdsempty(), name, w->key[k], NULL);
+	char value[24];
+
+	snprintf(value, sizeof value, "%d", (int)rnd(w, 100000));
+	sds s = !strcmp(name, "SET") ? resp_cat_words(sdsempty(), name, w->key[k], value, NULL) : resp_cat_words(sdsempty(), name, w->key[k], NULL);
 
 	r->block = block_copy(s, sdslen(s));
 	r->bytes = r->block->data;
@@ -476,6 +482,7 @@ static void run(uint64_t seed, bool foreign)
 
 	memset(mine, 1, sizeof mine);
 	io.ctx = w;
+	w->overwrites = seed % 2;
 	w->random = seed * 0x9e3779b97f4a7c15u + 1;
 	for (int i = 0; i < KEYS; i++) {
 		snprintf(w->key[i], sizeof w->key[i], "k%d", i);
