@@ -60,6 +60,8 @@ struct copy {
 	unsigned ncommands;     /* replies that the block will get */
 	sds block;
 	char *why;              /* malloc'd, or NULL */
+	sds undo;               /* repairs: a command that clears away what was prepared on the follower, if the copy is not applied; or NULL */
+	uint64_t tmp;           /* serial of the temporary key that the block renames (large.h), 0: none. A repair's owner removes it if it is not applied */
 	void *batch;            /* the backfill worker's own */
 	void *owner;            /* the host's own */
 	size_t key_len;

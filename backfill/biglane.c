@@ -65,20 +65,26 @@ void biglane_let_go(struct biglane *l, struct item *i)
 	hold_release(l->b, &l->hold);
 }
 
+sds biglane_undo(struct item *i)
+{
+	sds key = large_tmp_key(item_copy(i)->slot, i->serial);
+	struct slice words[2] = { SLICE_LIT("UNLINK"), slice(key, sdslen(key)) };
+	sds s = resp_cat_request(sdsempty(), 2, words);
+
+	sdsfree(key);
+	return s;
+}
+
 void biglane_discard(struct biglane *l, struct item *i)
 {
 	struct copy *c = item_copy(i);
 	struct conn *to = conn_of(l->b, SIDE_OTHER(c->from), c->slot);
-	sds key = large_tmp_key(c->slot, i->serial);
-	struct slice words[2] = { SLICE_LIT("UNLINK"), slice(key, sdslen(key)) };
+	sds s = biglane_undo(i);
 
 	i->serial = 0;
-	if (to) {
-		sds s = resp_cat_request(sdsempty(), 2, words);
+	if (to)
 		bulk_send(to->bulk, s, sdslen(s), 1, NULL, NULL); /* else its TTL does it */
-		sdsfree(s);
-	}
-	sdsfree(key);
+	sdsfree(s);
 }
 
 void biglane_drop(struct biglane *l)
@@ -137,6 +143,7 @@ static void on_large(void *arg, enum recipe_result result, sds block, unsigned n
 	case RECIPE_ERROR:
 		if (bf_may_log(b, LOGK_LARGE))
 			b->host->log(b->host->ctx, BF_LOG_WARNING, "a large key of slot %u could not be copied, again later: %s", c->slot, why);
+		biglane_discard(l, i); /* again: the connection that should have removed it may be the one that broke */
 		item_fail(b, i, why);
 		return;
 	}
@@ -167,7 +174,7 @@ static void lane_start(struct biglane *l)
 		item_lost(b, i, false);
 		return;
 	}
-	i->serial = ++l->serial;
+	i->serial = c->tmp = ++l->serial;
 	struct large_options o = { .from = from->bulk, .to = to->bulk, .from_kind = receiver_of(b, c->from),
 				   .to_kind = receiver_of(b, SIDE_OTHER(c->from)), .key = copy_key(c), .slot = c->slot, .serial = i->serial,
 				   .now_ms = b->host->now_ms(b->host->ctx, c->from) };

@@ -209,6 +209,7 @@ void biglane_push(struct biglane *l, struct item *i);
 void biglane_let_go(struct biglane *l, struct item *i); /* the item whose writes are held was handed over, or ended */
 void biglane_feed(struct biglane *l, double now);
 void biglane_drop(struct biglane *l);                   /* ends what belongs to a stopped scan */
+sds biglane_undo(struct item *i); /* the command that removes its temporary key */
 void biglane_discard(struct biglane *l, struct item *i); /* the block was not applied: its temporary key goes */
 
 /* ---- scan.c, cursor.c ---- */
@@ -223,6 +224,7 @@ struct unit {
 	uint16_t slot;
 	uint32_t left;      /* copies of it that have not ended */
 	uint32_t keys;      /* that were enumerated */
+	uint32_t copied;    /* that count in keys_copied: not if it is enumerated again */
 	bool listed;        /* every key of it is known */
 	bool broken;        /* enumerate again */
 	bool dead;          /* the scan was stopped */

@@ -65,6 +65,7 @@ void copy_free(struct copy *c)
 	if (!c)
 		return;
 	sdsfree(c->block);
+	sdsfree(c->undo);
 	free(c->why);
 	free(copy_item(c));
 }
@@ -489,6 +490,8 @@ static bool item_hand_over(struct backfill *b, struct item *i)
 	uint64_t charged = i->charged;
 
 	i->held = 0;
+	if (repair && i->serial && !c->undo)
+		c->undo = biglane_undo(i);
 	if (!b->host->offer(b->host->ctx, c)) {
 		i->held = held;
 		return false;
@@ -557,16 +560,17 @@ void backfill_copied(struct backfill *b, struct copy *c)
 
 	assert(i->unit && i->b == b && !i->conn);
 	bf_wake(b);
+	if (i->serial && c->result != COPY_APPLIED)
+		biglane_discard(b->biglane, i);
 	if (item_dropped(i)) {
 		item_end(b, i, false);
 		return;
 	}
-	if (i->serial && c->result != COPY_APPLIED)
-		biglane_discard(b->biglane, i);
 	switch (c->result) {
 	case COPY_APPLIED:
 		b->refused_until = 0;
 		stat_add(&b->stats->keys_copied, 1);
+		i->unit->copied++;
 		stat_add(&b->stats->bytes, i->charged > ITEM_OVERHEAD ? i->charged - ITEM_OVERHEAD : 0);
 		item_end(b, i, true);
 		break;

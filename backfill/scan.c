@@ -161,12 +161,19 @@ void scan_recount_todo(struct backfill *b)
 	}
 }
 
+static void unit_account(struct backfill *b, struct unit *u)
+{
+	if (u->broken)
+		stat_add(&b->stats->keys_copied, -(uint64_t)u->copied);
+	else
+		b->scan.safe_keys += u->keys;
+}
+
 static void slot_unit_end(struct backfill *b, struct unit *u)
 {
 	uint16_t slot = u->slot;
 
-	if (!u->broken)
-		b->scan.safe_keys += u->keys;
+	unit_account(b, u);
 	if (u->broken)
 		scan_slot_again(b, slot, AGAIN_S);
 	else
@@ -177,8 +184,7 @@ static void slot_unit_end(struct backfill *b, struct unit *u)
 
 static void pass_unit_end(struct backfill *b, struct unit *u)
 {
-	if (!u->broken)
-		b->scan.safe_keys += u->keys;
+	unit_account(b, u);
 	for (unsigned i = 0; i < u->nslots; i++) {
 		if (u->broken)
 			scan_slot_again(b, u->slots[i], AGAIN_S);

@@ -192,35 +192,6 @@ void backfill_thread_topology(struct backfill_thread *t, struct topology *topolo
 	mailbox_post(t->mail, t->self, t->to_control, run_topology, m);
 }
 
-struct rescan_mail {
-	struct backfill_thread *t;
-	bool all;
-	struct slot_set slots;
-};
-
-static void run_rescan(void *arg)
-{
-	struct rescan_mail *m = arg;
-
-	if (m->all)
-		backfill_rescan(m->t->backfill, SLOTS);
-	for (unsigned slot = 0; !m->all && slot < SLOTS; slot++)
-		if (slot_set_has(&m->slots, slot))
-			backfill_rescan(m->t->backfill, (uint16_t)slot);
-	free(m);
-}
-
-void backfill_thread_rescan(struct backfill_thread *t, const struct slot_set *slots)
-{
-	struct rescan_mail *m = calloc(1, sizeof(*m));
-
-	m->t = t;
-	m->all = slots == NULL;
-	if (slots)
-		m->slots = *slots;
-	mailbox_post(t->mail, t->self, t->to_control, run_rescan, m);
-}
-
 /* ---- what owners tell ---- */
 
 struct repair_mail {

@@ -18,7 +18,6 @@ void backfill_thread_free(struct backfill_thread *t);
 /* `migration` counts for BACKFILL_START. */
 void backfill_thread_order(struct backfill_thread *t, enum backfill_order what, const struct order_args *args, const char *migration);
 void backfill_thread_topology(struct backfill_thread *t, struct topology *topology); /* takes the reference */
-void backfill_thread_rescan(struct backfill_thread *t, const struct slot_set *slots); /* NULL: all */
 
 const struct bf_stats *backfill_thread_stats(const struct backfill_thread *t);
 /* Orders were posted that the thread has not carried out yet: its stats do not show them. */

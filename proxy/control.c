@@ -14,7 +14,6 @@
 #define SEEK_AGAIN_S 2.0   /* with a record it serves what it can */
 #define TICK_S 0.1
 #define TICK_URGENT_S 0.005
-#define RESCAN_AFTER_S 0.2
 #define BACKLOG 4096
 #define VERSION_MIN 0x070000
 
@@ -296,12 +295,14 @@ void control_verify_void(struct control *c, const char *why)
 	phases_verify_void(c->phases, why);
 }
 
-void control_slots_dirty(struct control *c)
+/* Every worker has answered its clients and brought the follower up to date; while they did, copying went on. */
+void control_drained(struct control *c, unsigned worker, bool clean)
 {
-	if (c->backfill && !ev_is_active(&c->rescan)) {
-		ev_timer_set(&c->rescan, RESCAN_AFTER_S, 0.);
-		ev_timer_start(c->loop, &c->rescan);
-	}
+	if (!clean)
+		log_warning("worker %u ends without having brought the follower up to date: verify again after the next start", worker);
+	c->drained_clean = (c->drained == 0 || c->drained_clean) && clean;
+	if (++c->drained == c->workers)
+		control_end_with(c, 0);
 }
 
 void control_backfill_event(void *control)
@@ -311,17 +312,6 @@ void control_backfill_event(void *control)
 	if (c->run == CONTROL_SERVING)
 		phases_tick(c->phases, control_now(c));
 	control_pace(c);
-}
-
-static void on_rescan(struct ev_loop *loop, ev_timer *w, int revents)
-{
-	struct control *c = w->data;
-	enum phase phase = record_now(c)->phase;
-
-	(void)loop;
-	(void)revents;
-	if (mirrors(phase) && phase != PHASE_MIRROR)
-		backfill_thread_rescan(c->backfill, NULL);
 }
 
 /* ---- the tick ---- */
@@ -380,7 +370,7 @@ static void apply_config(struct control *c)
 		snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
 	}
 	if (c->fleet)
-		fleet_set_limits(c->fleet, c->config->maxclients);
+		fleet_set_limits(c->fleet);
 }
 
 void control_reload(struct control *c)
@@ -457,8 +447,7 @@ struct control *control_new(const struct control_options *o)
 	ev_init(&c->tick, on_tick);
 	c->tick.repeat = TICK_S;
 	ev_timer_init(&c->seek, on_seek, state_has_record(c->state) ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
-	ev_init(&c->rescan, on_rescan);
-	c->tick.data = c->seek.data = c->rescan.data = c;
+	c->tick.data = c->seek.data = c;
 	ev_timer_start(c->loop, &c->seek);
 	begin_discovery(c);
 	return c;
@@ -466,8 +455,14 @@ struct control *control_new(const struct control_options *o)
 
 void control_stop(struct control *c)
 {
-	log_notice("ending: no new clients, what is in flight is answered");
-	control_end_with(c, 0);
+	if (c->run != CONTROL_SERVING) { /* nothing to drain; or the second order to end */
+		control_end_with(c, c->run == CONTROL_DRAINING ? 1 : 0);
+		return;
+	}
+	log_notice("ending: no new clients, what is in flight is answered and mirrored");
+	phases_end(c->phases); /* an unfinished flip is undone: it holds requests */
+	control_set_state(c, CONTROL_DRAINING);
+	fleet_drain(c->fleet);
 }
 
 /* An unfinished flip is undone first, then copying ends, then the workers: each may still need the next one. */
@@ -479,7 +474,7 @@ static void end_threads(struct control *c)
 		return;
 	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
 	backfill_thread_end(c->backfill);
-	fleet_drain(c->fleet);
+	fleet_end(c->fleet);
 	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
 	fleet_free(c->fleet);
 	backfill_thread_free(c->backfill);
@@ -488,19 +483,17 @@ static void end_threads(struct control *c)
 
 void control_free(struct control *c)
 {
-	bool served = c->fleet != NULL;
+	bool clean = c->fleet ? c->drained_clean : state_was_clean(c->state); /* nothing ran: as the last process left it */
 
 	ev_timer_stop(c->loop, &c->tick);
 	ev_timer_stop(c->loop, &c->seek);
-	ev_timer_stop(c->loop, &c->rescan);
 	for (int s = 0; s < SIDES; s++)
 		discovery_free(c->discovery[s]);
 	end_threads(c);
 	phases_free(c->phases);
 	for (unsigned i = 0; i < c->nlisten_fds; i++)
 		close(c->listen_fds[i]);
-	/* Nothing ran: what the last process left behind is as it was. */
-	if (c->exit_code == 0 && (served || state_was_clean(c->state)))
+	if (c->exit_code == 0 && clean)
 		state_mark_clean(c->state);
 	log_notice("ended");
 	free(c);

@@ -8,7 +8,7 @@
 #include "proxy/discovery.h"
 #include "proxy/fleet.h"
 
-enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_ENDING };
+enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_DRAINING, CONTROL_ENDING };
 
 struct throttle {
 	int64_t keys_per_s, bytes_per_s;
@@ -30,7 +30,9 @@ struct control {
 	struct phases *phases;
 	struct admin *admin;
 	struct throttle throttle;
-	ev_timer tick, seek, rescan;
+	ev_timer tick, seek;
+	unsigned drained;  /* workers that have answered and mirrored everything, or given up */
+	bool drained_clean;
 	unsigned looking; /* bit per side: phases wait for a refresh of it */
 	struct state_record record; /* what phases begin with */
 	struct state_side seen[SIDES];

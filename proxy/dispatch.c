@@ -181,6 +181,8 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		return;
 	stat_bump(&w->stats->commands);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
+	if (cmd->flags & CMD_BODY)
+		scripts_remember(w->fleet->scripts, w->argv[strchr(cmd->name, '|') ? 2 : 1]);
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_LOCAL:
 		local_request(w, c, cmd, argc);

@@ -278,6 +278,29 @@ static bool redirected(struct engine *e, struct req *r, const struct reply *repl
 	return resend(e, r, node == NODE_NONE ? 20000 : 0);
 }
 
+static void on_script_loaded(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* if it failed, the script's call says NOSCRIPT once more, to the client */
+}
+
+/* The node has not got the script: it is loaded there, and the call sent again behind it. */
+static bool script_loaded(struct engine *e, struct req *r, const struct reply *reply)
+{
+	sds load;
+
+	if (!(r->cmd->flags & CMD_SHA) || r->loaded || reply->n < 10 || memcmp(reply->p, "-NOSCRIPT ", 10) != 0)
+		return false;
+	engine_words(e, r->bytes, r->len);
+	load = e->io.script(e->io.ctx, e->argv[1]);
+	if (!load)
+		return false;
+	r->loaded = true;
+	e->io.send(e->io.ctx, slot_authority(e, r->slot), r->slot, NODE_NONE, load, sdslen(load), NULL, 1, on_script_loaded, NULL);
+	sdsfree(load);
+	return resend(e, r, 0);
+}
+
 /* The connection broke. Reads and what was never sent are tried again; a write that may have been executed is answered with what is known. */
 static void lost(struct engine *e, struct req *r, const struct reply *reply)
 {
@@ -325,7 +348,7 @@ static void on_reply(void *arg, const struct reply *reply)
 	s->inflight--;
 	if (!reply->p) {
 		lost(e, r, reply);
-	} else if (reply->p[0] != '-' || !redirected(e, r, reply)) {
+	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
 		r->reply = reply->p;
 		r->reply_len = reply->n;
 		r->reply_block = reply->block ? block_ref(reply->block) : NULL;
@@ -396,6 +419,18 @@ void engine_release(struct engine *e, uint16_t slot)
 bool engine_wants_turns(const struct engine *e)
 {
 	return e->waits || e->fence.stage != FENCE_NONE || e->dirty.table || e->queued;
+}
+
+void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)
+{
+	e->opt.queue_max = queue_max;
+	e->opt.request_max = request_max;
+	e->dirty.max = dirty_max;
+}
+
+bool engine_settled(const struct engine *e)
+{
+	return !e->dirty.table && !e->dirty_slots && engine_idle(e);
 }
 
 bool engine_idle(const struct engine *e)

@@ -26,6 +26,7 @@ struct engine_io {
 	void (*answer)(void *ctx, struct req *r);        /* r->reply and r->reply_block are set */
 	/* MOVED or ASK: the node it names (made known if new), NODE_NONE if it cannot be; moved: the slot's route changes. */
 	uint16_t (*redirect)(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved);
+	sds (*script)(void *ctx, struct slice sha);                  /* the request that loads it; NULL: not known */
 	void (*refresh)(void *ctx, enum side side, const char *why); /* the topology seems old */
 	bool (*is_up)(void *ctx, enum side side, uint16_t slot);     /* the data connection is there */
 	uint64_t (*generation)(void *ctx, enum side side);           /* of the topology in force */
@@ -84,6 +85,9 @@ void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out);
 void engine_unfence(struct engine *e, uint64_t flip);
 void engine_finish(struct engine *e, enum side authority); /* no follower any more */
 bool engine_wants_turns(const struct engine *e);           /* something waits for time */
+/* The limits that may change while running. */
+void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max);
+bool engine_settled(const struct engine *e);               /* idle, and nothing dirty: the follower has everything */
 bool engine_idle(const struct engine *e);                  /* nothing in flight, queued or waiting: may stop */
 
 #endif

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 
 #include "backfill/fault.h"
+#include "backfill/large.h"
 #include "proxy/log.h"
+#include "resp/write.h"
 
 #define BACKOFF_MIN_US 20000
 #define BACKOFF_MAX_US 5000000
@@ -230,6 +232,38 @@ static void cw_free(struct cwrite *w)
 	free(w);
 }
 
+static void on_temporary_gone(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* if it was lost, its TTL removes it */
+}
+
+/* A large value that nobody will swap in. */
+static void remove_temporary(struct engine *e, const struct copy *c)
+{
+	enum side follower = SIDE_OTHER(c->from);
+	sds key, s;
+
+	if (!c->tmp || !e->io.is_up(e->io.ctx, follower, c->slot))
+		return;
+	key = large_tmp_key(c->slot, c->tmp);
+	s = resp_cat_words(sdsempty(), "UNLINK", key, NULL);
+	e->io.send(e->io.ctx, follower, c->slot, NODE_NONE, s, sdslen(s), NULL, 1, on_temporary_gone, e);
+	sdsfree(s);
+	sdsfree(key);
+}
+
+static void on_undone(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* if it did not work, the temporary key's TTL does it */
+}
+
+static void undo(struct engine *e, const struct copy *c)
+{
+	e->io.send(e->io.ctx, SIDE_OTHER(c->from), c->slot, NODE_NONE, c->undo, sdslen(c->undo), NULL, 1, on_undone, NULL);
+}
+
 /* A repair's account is the dirty key's, a scan copy goes back to the backfill worker. */
 static void copy_end(struct engine *e, struct copy *c, enum copy_result result, const char *why)
 {
@@ -243,6 +277,10 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 		e->io.copied(e->io.ctx, c);
 		return;
 	}
+	if (result != COPY_APPLIED)
+		remove_temporary(e, c);
+	if (c->undo && result != COPY_APPLIED)
+		undo(e, c);
 	if (e->repairs)
 		e->repairs--;
 	k = dirty_find(&e->dirty, key, keyhash_of(key));

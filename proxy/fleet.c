@@ -10,6 +10,8 @@
 #include "proxy/log.h"
 #include "proxy/worker.h"
 
+#define SCRIPTS_MAX_BYTES (64u << 20)
+
 /* --- life --- */
 
 /* A standalone source has one server thread and allows commands over several slots: there one worker owns every slot. */
@@ -36,6 +38,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	f->control = s->control;
 	f->nworkers = s->workers;
 	f->maxclients = s->config->maxclients;
+	f->scripts = scripts_new(SCRIPTS_MAX_BYTES);
 	pthread_mutex_init(&f->nodes_lock, NULL);
 	share_slots(f, s->one_owner);
 	for (unsigned i = 0; i < f->nworkers; i++) {
@@ -60,6 +63,7 @@ void fleet_free(struct fleet *f)
 		free(f->notes[i].state);
 	free(f->notes);
 	pthread_mutex_destroy(&f->nodes_lock);
+	scripts_free(f->scripts);
 	free(f->stats);
 	free(f->workers);
 	free(f);
@@ -94,6 +98,7 @@ struct order {
 	const char *password;
 	const int *fds;
 	unsigned n;
+	size_t queue_max, dirty_max, request_max;
 };
 
 static void run_order(void *arg)
@@ -228,6 +233,18 @@ void fleet_drain(struct fleet *f)
 	to_all(f, do_drain, &(struct order){ .on = true });
 }
 
+static void do_end(void *arg)
+{
+	struct order *o = arg;
+
+	worker_end(o->w);
+}
+
+void fleet_end(struct fleet *f)
+{
+	to_all(f, do_end, &(struct order){ .on = true });
+}
+
 static void do_password(void *arg)
 {
 	struct order *o = arg;
@@ -240,9 +257,20 @@ void fleet_set_password(struct fleet *f, enum side side, const char *password)
 	to_all(f, do_password, &(struct order){ .side = side, .password = password });
 }
 
-void fleet_set_limits(struct fleet *f, int maxclients)
+static void do_limits(void *arg)
 {
-	atomic_store(&f->maxclients, maxclients);
+	struct order *o = arg;
+
+	engine_set_limits(o->w->engine, o->queue_max, o->dirty_max, o->request_max);
+}
+
+void fleet_set_limits(struct fleet *f)
+{
+	const struct config *c = f->config;
+
+	atomic_store(&f->maxclients, c->maxclients);
+	to_all(f, do_limits, &(struct order){ .queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max,
+		.request_max = (size_t)c->request_max });
 }
 
 /* --- workers → control --- */
@@ -292,6 +320,22 @@ void fleet_tell_refresh(struct worker *w, enum side side, const char *why)
 	struct note *n = note_new(w, why);
 	n->side = side;
 	tell(w, refresh_told, n);
+}
+
+static void drained_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_drained(n->control, n->worker, n->ok);
+	free(n);
+}
+
+void fleet_tell_drained(struct worker *w, bool clean)
+{
+	struct note *n = note_new(w, NULL);
+
+	n->ok = clean;
+	tell(w, drained_told, n);
 }
 
 static void void_told(void *arg)

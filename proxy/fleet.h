@@ -56,7 +56,7 @@ void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, 
 void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram /* FLIP_BUCKETS, 100 us each, last is "more" */);
 void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why);
 void control_verify_void(struct control *c, const char *why); /* lost connection, failover: a clean verify is no longer valid */
-void control_slots_dirty(struct control *c); /* some slots became dirty: schedule a rescan */
+void control_drained(struct control *c, unsigned worker, bool clean); /* after fleet_drain; clean: the follower has everything */
 #define FLIP_BUCKETS 512
 
 struct fleet;
@@ -88,14 +88,15 @@ void fleet_unfence(struct fleet *f, uint64_t flip);
 /* These slots may differ (a node failed over): versions move, they are compared again. NULL: all. */
 void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots);
 void fleet_finish(struct fleet *f, enum side authority); /* no follower any more: mirroring off, its connections closed */
-void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, end the threads */
+void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, mirror it: control_drained() from each worker */
+void fleet_end(struct fleet *f);                          /* end the threads */
 void fleet_free(struct fleet *f);                         /* joins the threads */
 
 const struct worker_stats *fleet_stats(const struct fleet *f, unsigned worker);
 unsigned fleet_workers(const struct fleet *f);
 /* Worst state of the data connections to a node over all workers. */
 enum node_state fleet_node_state(const struct fleet *f, enum side side, const char *name);
-void fleet_set_limits(struct fleet *f, int maxclients);
+void fleet_set_limits(struct fleet *f); /* the config's reloadable limits have changed */
 void fleet_set_password(struct fleet *f, enum side side, const char *password);
 unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
 

@@ -64,8 +64,25 @@ struct mailboxes *mailboxes_new(unsigned threads)
 	return m;
 }
 
+/* What was posted to a thread that had ended is nobody's to run or free: it stays where it is until the process ends. */
+static struct mailboxes *unread;
+
+static bool has_unread(const struct mailboxes *m)
+{
+	for (unsigned i = 0; i < m->n * m->n; i++) {
+		const struct ring *r = atomic_load(&m->rings[i]);
+		if (r && (r->filled != atomic_load(&r->head) || r->over_n))
+			return true;
+	}
+	return false;
+}
+
 void mailboxes_free(struct mailboxes *m)
 {
+	if (has_unread(m)) {
+		unread = m;
+		return;
+	}
 	for (unsigned i = 0; i < m->n * m->n; i++) {
 		struct ring *r = atomic_load(&m->rings[i]);
 		if (r) {

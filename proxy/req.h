@@ -40,6 +40,7 @@ struct req {
 	uint8_t proto;              /* of the client when it sent this */
 	bool done;
 	bool write;                 /* may change data */
+	bool loaded;                /* its script was loaded behind the scenes: once is enough */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };
 

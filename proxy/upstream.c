@@ -373,6 +373,9 @@ static void make_room(struct upstream *u)
 	size_t left = b ? b->used - u->in_off : 0;
 	size_t want = u->parser.need > BLOCK_LARGE ? u->parser.need : BLOCK_LARGE;
 
+	if (want > BLOCK_LARGE && want < 2 * left)
+		want = 2 * left; /* an array's need is known one element at a time: what is there is copied log times, not once per element */
+
 	if (b && b->cap >= want && block_is_sole(b)) {
 		memmove(b->data, b->data + u->in_off, left);
 	} else {
@@ -511,6 +514,8 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 	(void)revents;
 	if (u->state != UPSTREAM_UP) {
 		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
+	} else if (!u->fifo_n && now(u) - u->progress > 1) { /* idle: no pressure that an old sample would tell of */
+		atomic_store_explicit(u->owner->latency_us, atomic_load_explicit(u->owner->latency_us, memory_order_relaxed) / 2, memory_order_relaxed);
 	} else if (u->fifo_n && now(u) - u->progress > u->owner->reply_timeout_s) {
 		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
 		upstream_give_up(u, why);

@@ -10,7 +10,7 @@
 #include "resp/parse.h"
 
 #define TICK_S 0.01
-#define DRAIN_LIMIT_S 10.0
+#define DRAIN_LIMIT_S 5.0
 #define NODES_MAX 2048 /* of one side */
 
 /* --- requests --- */
@@ -313,8 +313,10 @@ static void drain_turn(struct worker *w)
 {
 	clients_close_idle(w);
 	clients_flush(w);
-	if (!w->clients && engine_idle(w->engine))
-		ev_break(w->loop, EVBREAK_ALL);
+	if (!w->drained && !w->clients && engine_settled(w->engine)) {
+		w->drained = true;
+		fleet_tell_drained(w, true);
+	}
 }
 
 /* All that this turn brought goes out: one write per upstream, one per client. */
@@ -351,9 +353,13 @@ static void on_drain_limit(struct ev_loop *loop, ev_timer *t, int revents)
 	struct worker *w = t->data;
 
 	(void)revents;
-	log_warning("clients or effects were still under way %.0f s after the order to end: given up", DRAIN_LIMIT_S);
+	(void)loop;
+	if (w->drained)
+		return;
+	log_warning("clients, effects or dirty keys were still there %.0f s after the order to end: given up", DRAIN_LIMIT_S);
 	clients_close_all(w);
-	ev_break(loop, EVBREAK_ALL);
+	w->drained = true;
+	fleet_tell_drained(w, false);
 }
 
 void worker_drain(struct worker *w)
@@ -363,6 +369,11 @@ void worker_drain(struct worker *w)
 	ev_timer_init(&w->drain_limit, on_drain_limit, DRAIN_LIMIT_S, 0.);
 	w->drain_limit.data = w;
 	ev_timer_start(w->loop, &w->drain_limit);
+}
+
+void worker_end(struct worker *w)
+{
+	ev_break(w->loop, EVBREAK_ALL);
 }
 
 static void make_engine(struct worker *w)

@@ -11,6 +11,7 @@
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
 #include "proxy/req.h"
+#include "proxy/scripts.h"
 #include "proxy/upstream.h"
 
 struct client;
@@ -58,7 +59,7 @@ struct worker {
 	ev_prepare before_sleep;
 	ev_timer tick;               /* while the engine has something that waits for time */
 	ev_timer drain_limit;
-	bool draining;
+	bool draining, drained;
 };
 
 struct node_note {
@@ -78,6 +79,7 @@ struct fleet {
 	uint8_t owner[SLOTS];        /* worker of each slot: the one place that knows */
 	_Atomic int maxclients;
 	_Atomic uint64_t nclients, next_client_id;
+	struct scripts *scripts;
 	char identity[64];           /* the source's version, as clients see it */
 	_Atomic int identity_cluster;
 	pthread_mutex_t nodes_lock;  /* states of data connections: written when one changes, read by status */
@@ -101,6 +103,7 @@ void worker_submit(struct worker *w, struct req *r);    /* to the owner of its s
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);
 void worker_drain(struct worker *w);
+void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
 void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
 uint16_t worker_upstream(struct worker *w, enum side side, const char *name); /* index in upstreams; made if new */
@@ -111,6 +114,7 @@ void req_free(struct worker *w, struct req *r);
 /* fleet.c */
 void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state);
 void fleet_tell_refresh(struct worker *w, enum side side, const char *why);
+void fleet_tell_drained(struct worker *w, bool clean);
 void fleet_tell_void(struct worker *w, const char *why);
 void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why);
 void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why);

@@ -98,6 +98,13 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	return node;
 }
 
+static sds io_script(void *ctx, struct slice sha)
+{
+	struct worker *w = ctx;
+
+	return scripts_load_request(w->fleet->scripts, sha);
+}
+
 static void io_refresh(void *ctx, enum side side, const char *why)
 {
 	fleet_tell_refresh(ctx, side, why);
@@ -200,7 +207,7 @@ static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
 void worker_engine_io(struct worker *w, struct engine_io *io)
 {
 	*io = (struct engine_io){
-		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
+		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held,
 		.fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms,

@@ -145,6 +145,8 @@ enum {
 	CMD_UNPROVEN = 1 << 21,    /* …and the reply does not prove that value was there: race 1, PEXPIRETIME behind it */
 	CMD_READS_OTHERS = 1 << 22, /* written keys are computed from other keys (*STORE, COPY, RENAME, LMOVE, SMOVE, BITOP, PFMERGE): all must be synced */
 	CMD_SCRIPT = 1 << 23,      /* may write even when it answers an error; may write undeclared keys */
+	CMD_BODY = 1 << 25,        /* the word behind the name is a script's body: remembered */
+	CMD_SHA = 1 << 26,         /* …is a script's SHA1: loaded where it is missing */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

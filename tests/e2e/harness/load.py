@@ -19,7 +19,6 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self.proxy, self.number, self.tags, self.pair = proxy, number, tags, pair
         self.rounds = 0
-        self.unknown = 0     # writes answered as of unknown outcome
         self.problems = []
         self.ending = threading.Event()
         self.longest = 0

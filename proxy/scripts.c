@@ -1,0 +1,100 @@
+#include "proxy/scripts.h"
+
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <uthash.h>
+
+#include "resp/write.h"
+
+#define SHA_TEXT 40
+
+struct script {
+	UT_hash_handle hh;
+	char sha[SHA_TEXT];
+	size_t n;
+	char body[];
+};
+
+struct scripts {
+	pthread_mutex_t lock;
+	struct script *table;
+	size_t bytes, max;
+};
+
+struct scripts *scripts_new(size_t max_bytes)
+{
+	struct scripts *s = calloc(1, sizeof *s);
+
+	if (!s)
+		abort();
+	s->max = max_bytes;
+	pthread_mutex_init(&s->lock, NULL);
+	return s;
+}
+
+void scripts_free(struct scripts *s)
+{
+	struct script *i, *next;
+
+	HASH_ITER(hh, s->table, i, next) {
+		HASH_DEL(s->table, i);
+		free(i);
+	}
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static bool sha_of(struct slice body, char text[SHA_TEXT])
+{
+	static const char hex[] = "0123456789abcdef";
+	unsigned char sum[EVP_MAX_MD_SIZE];
+	unsigned n;
+
+	if (!EVP_Digest(body.p, body.n, sum, &n, EVP_sha1(), NULL) || n * 2 != SHA_TEXT)
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		text[2 * i] = hex[sum[i] >> 4];
+		text[2 * i + 1] = hex[sum[i] & 15];
+	}
+	return true;
+}
+
+void scripts_remember(struct scripts *s, struct slice body)
+{
+	char sha[SHA_TEXT];
+	struct script *i;
+
+	if (!sha_of(body, sha))
+		return;
+	pthread_mutex_lock(&s->lock);
+	HASH_FIND(hh, s->table, sha, SHA_TEXT, i);
+	if (!i && s->bytes + body.n + sizeof *i <= s->max && (i = malloc(sizeof *i + body.n))) {
+		memcpy(i->sha, sha, SHA_TEXT);
+		i->n = body.n;
+		memcpy(i->body, body.p, body.n);
+		s->bytes += body.n + sizeof *i;
+		HASH_ADD(hh, s->table, sha, SHA_TEXT, i);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+sds scripts_load_request(struct scripts *s, struct slice sha)
+{
+	char lower[SHA_TEXT];
+	struct script *i;
+	sds out = NULL;
+
+	if (sha.n != SHA_TEXT)
+		return NULL;
+	for (size_t k = 0; k < SHA_TEXT; k++)
+		lower[k] = sha.p[k] >= 'A' && sha.p[k] <= 'F' ? (char)(sha.p[k] + 32) : sha.p[k];
+	pthread_mutex_lock(&s->lock);
+	HASH_FIND(hh, s->table, lower, SHA_TEXT, i);
+	if (i) {
+		struct slice words[3] = { SLICE_LIT("SCRIPT"), SLICE_LIT("LOAD"), slice(i->body, i->n) };
+		out = resp_cat_request(sdsempty(), 3, words);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return out;
+}
