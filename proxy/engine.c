@@ -151,6 +151,13 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 	if (w->why & WAIT_RESEND) {
 		if (e->slots[w->slot].inflight || e->io.now_us(e->io.ctx) < w->resume_us)
 			return;
+		w->probe = NULL;
+		if (w->one_first && w->resend.head) {
+			w->one_first = false;
+			w->probe = req_list_pop(&w->resend);
+			start(e, w->probe);
+			return;
+		}
 		w->why &= ~WAIT_RESEND;
 		struct req_list resend = w->resend;
 		w->resend = (struct req_list){ NULL, NULL };
@@ -250,7 +257,11 @@ static bool resend(struct engine *e, struct req *r, int64_t delay_us)
 	if (r->mw)
 		mirror_redirected(r->mw);
 	w = engine_wait(e, r->slot, WAIT_RESEND);
-	req_list_push(&w->resend, r);
+	if (w->probe == r)
+		req_list_push_front(&w->resend, r);
+	else
+		req_list_push(&w->resend, r);
+	w->one_first |= delay_us > 0;
 	if (w->resume_us < now + delay_us)
 		w->resume_us = now + delay_us;
 	return true;

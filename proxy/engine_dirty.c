@@ -114,6 +114,18 @@ void engine_slot_done(struct engine *e, uint16_t slot)
 	}
 }
 
+/* A dirty key is not quiet: verify waits until it is copied. NULL: the table is full. */
+static struct dirty_key *remember_dirty(struct engine *e, struct slice key, keyhash h, uint16_t slot)
+{
+	struct dirty_key *k = dirty_add(&e->dirty, key, h, slot);
+
+	if (!k)
+		return NULL;
+	e->slots[slot].dirty++;
+	version_pend(&e->versions, stripe_of(h.low64));
+	return k;
+}
+
 /* The follower's copy of this key may differ from now on. */
 void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
 {
@@ -121,13 +133,13 @@ void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, cons
 
 	if (!e->mirroring)
 		return;
-	version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
 	known_remove(&e->known, h);
 	if (why)
 		log_limited(LOG_VERBOSE, "slot %u: a key is copied again: %s", slot, why);
 	k = dirty_find(&e->dirty, key, h);
-	if (!k && (k = dirty_add(&e->dirty, key, h, slot)))
-		e->slots[slot].dirty++;
+	if (!k)
+		k = remember_dirty(e, key, h, slot);
+	version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
 	if (k)
 		k->marks++;
 	else
@@ -156,11 +168,14 @@ static void forget_dirty(struct engine *e, struct dirty_key *k)
 {
 	assert(e->slots[k->slot].dirty > 0);
 	e->slots[k->slot].dirty--;
+	version_unpend(&e->versions, stripe_of(keyhash_of(slice(k->key, k->len)).low64));
 	dirty_remove(&e->dirty, k);
 }
 
 void dirty_clear(struct engine *e)
 {
+	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
+		version_unpend(&e->versions, stripe_of(keyhash_of(slice(k->key, k->len)).low64));
 	dirty_release(&e->dirty);
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].dirty = 0;
@@ -474,8 +489,7 @@ static bool begin_inband(struct engine *e, struct copy *c, keyhash h)
 	struct slice key = slice(c->key, c->key_len);
 	struct dirty_key *k = dirty_find(&e->dirty, key, h);
 
-	if (!k && (k = dirty_add(&e->dirty, key, h, c->slot))) {
-		e->slots[c->slot].dirty++;
+	if (!k && (k = remember_dirty(e, key, h, c->slot))) {
 		k->marks++;
 		known_remove(&e->known, h);
 	}

@@ -28,6 +28,8 @@ struct slot_wait {
 	struct slot_wait *prev, *next; /* engine->waits */
 	struct req_list resend, queue;
 	int64_t resume_us;  /* WAIT_RESEND: not before */
+	struct req *probe;  /* WAIT_RESEND: goes alone, the others when it was served: a node that begins to serve in the middle of a batch would reorder it */
+	bool one_first;     /* the next is a probe */
 	int64_t hold_until_us;
 	uint16_t slot;
 	uint8_t why;
@@ -166,6 +168,14 @@ static inline void req_list_push(struct req_list *l, struct req *r)
 	r->link = NULL;
 	*(l->tail ? &l->tail->link : &l->head) = r;
 	l->tail = r;
+}
+
+static inline void req_list_push_front(struct req_list *l, struct req *r)
+{
+	r->link = l->head;
+	l->head = r;
+	if (!l->tail)
+		l->tail = r;
 }
 
 static inline struct req *req_list_pop(struct req_list *l)

@@ -86,6 +86,21 @@ def test_slot_moves_to_a_new_node(redis, proxy):
         move_slowly(redis, slot, home, load)
 
 
+def test_order_when_a_slot_is_served_again(servers):
+    """A node that begins to serve in the middle of a batch must not serve its end first."""
+    cluster = servers.cluster("redis-7.0", conf={"cluster-require-full-coverage": "no"})
+    proxy = servers.crossfade(cluster, config={"workers": 2})
+    slot, node = key_slot("{m}"), cluster.node_for("{m}")
+    with Load(proxy, cluster, batch=400) as load:
+        for _ in range(15):
+            node.call("CLUSTER", "DELSLOTS", slot)
+            time.sleep(0.06)
+            node.call("CLUSTER", "ADDSLOTS", slot)
+            load.progress(1)
+    proxy.close()
+    cluster.close()
+
+
 # ---- failover
 
 def replica_of(cluster, primary):

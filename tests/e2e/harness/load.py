@@ -9,15 +9,13 @@ import time
 from .process import wait_until
 from .resp import RespError, encode
 
-BATCH = 20
-
 
 class Writer(threading.Thread):
     """Pipelines of commands whose every reply is known: counters, and a list of numbers in the order in which they were sent."""
 
-    def __init__(self, proxy, number, tags, pair):
+    def __init__(self, proxy, number, tags, pair, batch):
         super().__init__(daemon=True)
-        self.proxy, self.number, self.tags, self.pair = proxy, number, tags, pair
+        self.proxy, self.number, self.tags, self.pair, self.batch = proxy, number, tags, pair, batch
         self.rounds = 0
         self.problems = []
         self.ending = threading.Event()
@@ -28,8 +26,8 @@ class Writer(threading.Thread):
 
     def _round(self, client):
         commands, check = [], []
-        for i in range(BATCH):
-            n = self.rounds * BATCH + i
+        for i in range(self.batch):
+            n = self.rounds * self.batch + i
             for tag in self.tags:
                 commands.append(("INCR", self._key("n", tag)))
                 check.append(n + 1)
@@ -64,15 +62,15 @@ class Writer(threading.Thread):
 
     def verify(self, server):
         for tag in self.tags:
-            n = self.rounds * BATCH
+            n = self.rounds * self.batch
             assert int(server.call("GET", self._key("n", tag))) == n
             assert server.call("GET", self._key("log", tag)).decode() == "".join("%d," % i for i in range(n)), "order, or something lost or doubled"
 
 
 class Load:
-    def __init__(self, proxy, server, clients=4, tags=("{m}",), pair=False):
+    def __init__(self, proxy, server, clients=4, tags=("{m}",), pair=False, batch=20):
         self.server, self.tags = server, tags
-        self.writers = [Writer(proxy, i, tags, pair) for i in range(clients)]
+        self.writers = [Writer(proxy, i, tags, pair, batch) for i in range(clients)]
 
     def __enter__(self):
         for w in self.writers:
@@ -100,7 +98,7 @@ class Load:
         for w in self.writers:
             w.verify(self.server)
         for tag in self.tags:
-            assert int(self.server.call("GET", "all:" + tag)) == sum(w.rounds for w in self.writers) * BATCH
+            assert int(self.server.call("GET", "all:" + tag)) == sum(w.rounds * w.batch for w in self.writers)
 
 
 def redirects(cluster):
