@@ -271,6 +271,7 @@ def test_term_answers_what_is_in_flight(crossfade, standalone):
     assert not os.path.exists(proxy.socket)
 
 
+@pytest.mark.tsan
 def test_term_under_load(redis, crossfade):
     """Every reply that a client got is whole, and every write that was answered was done."""
     proxy = crossfade(redis)

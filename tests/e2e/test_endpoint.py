@@ -210,6 +210,7 @@ def test_protocol_changes_in_a_pipeline(side):
 
 # ---- over slots
 
+@pytest.mark.tsan
 def test_keys_of_many_slots(side):
     keys = ["k%d" % i for i in range(MANY)]
     values = [b"v%d" % i * (i % 7) for i in range(MANY)]
@@ -271,6 +272,7 @@ def test_long_pipeline(side):
         sender.join()
 
 
+@pytest.mark.tsan
 def test_pipelined_order(side):
     """The commands of one client to one key, and what stands between them."""
     with side.proxy.connect(timeout=30) as c:
@@ -357,6 +359,7 @@ def test_large_values(side):
 
 # ---- several clients
 
+@pytest.mark.tsan
 def test_many_clients(side):
     clients = [side.proxy.connect(timeout=30, protocol=2 + i % 2) for i in range(300)]
     try:
