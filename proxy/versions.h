@@ -1,12 +1,11 @@
 /* versions.h - a seqlock per stripe of keys: the compare of compare-and-set (design, invariant 3).
  *
- *   bits 63..16  version: moves when a write begins, when it completes, and at every mark (races 4 and 5)
- *   bits 15..0   writes in flight
+ *   bits 63..32  version: moves when a write begins, when it completes, and at every mark (races 4 and 5)
+ *   bits 31..0   writes in flight
  *
  * A token is a value with no write in flight; it stays equal exactly as long as nothing began, completed or was marked. `pending` counts effects that the
  * follower has not acknowledged: a quiet token (verify) needs that to be zero, too.
- * Threads: changed by the owner only; read by the backfill worker (atomics). A write in flight more than 65535 times per stripe is
- * prevented by the engine's bound on commands in flight. */
+ * Threads: changed by the owner only; read by the backfill worker (atomics). Neither half can wrap in the life of a token: that would take 2^31 writes. */
 #ifndef CROSSFADE_VERSIONS_H
 #define CROSSFADE_VERSIONS_H
 
@@ -17,8 +16,8 @@
 
 #define STRIPES 65536u
 #define VERSION_BUSY UINT64_MAX
-#define VERSION_INFLIGHT_MASK UINT64_C(0xffff)
-#define VERSION_STEP UINT64_C(0x10000)
+#define VERSION_INFLIGHT_MASK UINT64_C(0xffffffff)
+#define VERSION_STEP (UINT64_C(1) << 32)
 
 struct versions {
 	_Atomic uint64_t at[STRIPES];
