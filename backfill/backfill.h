@@ -95,6 +95,10 @@ struct backfill_host {
 	void (*event)(void *ctx, const char *what);
 	void (*log)(void *ctx, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 	int64_t (*now_ms)(void *ctx, enum side side); /* that side's clock */
+	/* The owner notes which elements of this key writes touch from now on, until it is told so of an empty one. changes() asks for
+	 * what was noted since; answered by backfill_changed(). NULL: the host cannot. */
+	void (*follow)(void *ctx, struct slice key, uint16_t slot);
+	void (*changes)(void *ctx, uint16_t slot);
 };
 
 enum bf_state { BF_IDLE, BF_RUNNING, BF_PAUSED, BF_DONE, BF_FAILED };
@@ -142,6 +146,8 @@ void backfill_repair(struct backfill *b, struct slice key, uint16_t slot, uint8_
 /* A scan copy came back with its result. */
 void backfill_copied(struct backfill *b, struct copy *c);
 void backfill_held(struct backfill *b, uint16_t slot, bool ok);
+/* Names of elements (bulks, taken), how many writes touched the key; not known: any element may have changed. */
+void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known);
 /* Walk this slot on both sides, mark what differs; then host->slot_clean (slot SLOTS: all slots). */
 void backfill_rescan(struct backfill *b, uint16_t slot);
 void backfill_verify(struct backfill *b, bool repair);

@@ -62,6 +62,7 @@ static void block_cut(struct block *b)
 {
 	if (b->nelements == 0)
 		return;
+	assert(b->nelements <= BLOCK_ELEMENTS && (sdslen(b->args) <= BLOCK_BYTES || b->nelements == 1));
 	b->out = resp_cat_len(b->out, '*', 2 + (b->option != NULL) + (int64_t)b->nargs);
 	b->out = cat_text(b->out, b->verb);
 	b->out = resp_cat_bulk(b->out, b->key);

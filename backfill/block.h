@@ -13,6 +13,8 @@
 
 #define BLOCK_ELEMENTS 512
 #define BLOCK_BYTES (256 * 1024)
+#define BLOCK_COMMAND_MAX (1u << 20) /* no command is longer, unless a single element is */
+_Static_assert(2 * BLOCK_BYTES <= BLOCK_COMMAND_MAX, "room for key, verb and the overhead of elements");
 
 struct block {
 	sds out;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backfill/fault.h"
 #include "backfill/large_parts.h"
 #include "backfill/slot_tag.h"
 #include "resp/write.h"
@@ -26,6 +27,8 @@ static void large_release(struct large *l)
 	sdsfree(l->block.out);
 	sdsfree(l->request);
 	sdsfree(l->held);
+	sdsfree(l->changed);
+	sdsfree(l->asked);
 	sdsfree(l->expire.fields);
 	sdsfree(l->key);
 	sdsfree(l->tmp);
@@ -57,36 +60,50 @@ void large_fail(struct large *l, enum recipe_result result, const char *fmt, ...
 
 void large_cancel(struct large *l)
 {
-	assert(!l->over && (l->read_left > 0 || l->write_left > 0));
+	assert(!l->over && (l->read_left > 0 || l->write_left > 0 || l->settling));
 	large_drop(l);
 	l->over = true;
+	if (l->read_left == 0 && l->write_left == 0)
+		large_release(l);
 }
 
 /* The value is whole under the temporary key: the block that makes it the key's. A key that is gone is a block that deletes. */
 static void large_done(struct large *l)
 {
 	struct block b;
-	struct slice rename[] = { slice(l->tmp, sdslen(l->tmp)), l->o.key };
+	sds old = sdscat(sdsdup(l->tmp), ":old");
+	struct slice tmp = slice(l->tmp, sdslen(l->tmp)), aside = slice(old, sdslen(old)), key = l->o.key;
 	char ms[24];
 
-	block_init(&b, sdsempty(), l->o.key);
+	snprintf(ms, sizeof(ms), "%lld", (long long)l->expires_at_ms);
+	if (fault("large-tmp-expires") && l->written)
+		bulk_command(l->o.to, NULL, NULL, "UNLINK", l->tmp, NULL);
+	block_init(&b, sdsempty(), key);
 	if (!l->written) {
 		block_words(&b, "UNLINK", NULL);
-		l->over = true;
-		l->fn(l->arg, RECIPE_GONE, b.out, b.ncommands, l->bytes, NULL);
-		return;
+	} else {
+		block_command(&b, "MULTI", 0, NULL);
+		block_command(&b, l->expires_at_ms >= 0 ? "PEXPIREAT" : "PERSIST", l->expires_at_ms >= 0 ? 2 : 1,
+			      (struct slice[]){ tmp, slice(ms, strlen(ms)) });
+		block_command(&b, "RENAME", 2, (struct slice[]){ key, aside });
+		block_command(&b, "RENAME", 2, (struct slice[]){ tmp, key });
+		block_command(&b, "RENAMENX", 2, (struct slice[]){ aside, key });
+		block_command(&b, "UNLINK", 1, &aside);
+		block_command(&b, "EXEC", 0, NULL);
 	}
-	block_command(&b, "MULTI", 0, NULL);
-	block_words(&b, "UNLINK", NULL);
-	block_command(&b, "RENAME", 2, rename);
-	snprintf(ms, sizeof(ms), "%lld", (long long)l->expires_at_ms);
-	if (l->expires_at_ms >= 0)
-		block_words(&b, "PEXPIREAT", ms, NULL);
-	else
-		block_words(&b, "PERSIST", NULL);
-	block_command(&b, "EXEC", 0, NULL);
+	sdsfree(old);
 	l->over = true;
-	l->fn(l->arg, RECIPE_OK, b.out, b.ncommands, l->bytes, NULL);
+	l->fn(l->arg, l->written ? RECIPE_OK : RECIPE_GONE, b.out, b.ncommands, l->bytes, NULL);
+}
+
+/* [expiry, key aside, tmp to key, aside back, UNLINK]. Moved back (:1) although tmp was there: it expired that very moment. */
+bool large_swapped(struct slice exec)
+{
+	struct values w = values_over(exec);
+	struct resp_item expiry, aside, renamed, back;
+
+	return values_children(&w) == 5 && values_item(&w, &expiry) && values_item(&w, &aside) && values_item(&w, &renamed) &&
+	       values_item(&w, &back) && renamed.type == '+' && !(back.type == ':' && back.n == 1);
 }
 
 /* ---- writing ---- */
@@ -219,14 +236,68 @@ void large_adapt(struct large *l, uint64_t elements, size_t bytes)
 	if (elements == 0)
 		return;
 	uint64_t want = BLOCK_BYTES / (bytes / elements + 1);
-	l->want = want < 1 ? 1 : want > BLOCK_ELEMENTS ? BLOCK_ELEMENTS : (unsigned)want;
+	l->want = want < 1 ? 1 : want > l->most ? l->most : (unsigned)want;
+}
+
+static bool changes_left(const struct large *l)
+{
+	return l->changed && l->changed_at < sdslen(l->changed);
+}
+
+static void take_expiry(struct large *l, struct slice reply)
+{
+	struct values w = values_over(reply);
+
+	l->expiry_read = true;
+	if (!values_int(&w, &l->expires_at_ms) || l->expires_at_ms == -2)
+		large_fail(l, RECIPE_ERROR, "it went away while it was copied");
+}
+
+/* The next thing to be read, if there is any now. */
+static void large_read(struct large *l)
+{
+	if (l->again && !l->fields_wait && changes_left(l)) {
+		large_read_changed(l);
+	} else if (!l->all_read) {
+		l->read(l);
+	} else if (l->settled && !l->expiry_read) {
+		large_request_words(l, "PEXPIRETIME", NULL);
+		large_ask(l, take_expiry);
+	}
+}
+
+bool large_changed(struct large *l, sds elements)
+{
+	if (!l->changed)
+		l->changed = sdsempty();
+	sdsrange(l->changed, (ssize_t)l->changed_at, -1);
+	l->changed_at = 0;
+	if (elements)
+		l->changed = sdscatlen(l->changed, elements, sdslen(elements));
+	sdsfree(elements);
+	return sdslen(l->changed) <= LARGE_CHANGED_MAX;
+}
+
+void large_settled(struct large *l)
+{
+	assert(l->settling && l->read_left == 0 && l->write_left == 0);
+	l->settling = false;
+	l->settled = true;
+	large_advance(l);
 }
 
 /* Whatever can go on goes on: one batch is written while the next is read. l may be gone afterwards. */
 static void large_advance(struct large *l)
 {
-	if (!l->over && l->write_left == 0 && l->read_left == 0 && l->all_read && l->block.ncommands == 0)
-		large_done(l);
+	if (!l->over && l->write_left == 0 && l->read_left == 0 && l->all_read && l->block.ncommands == 0 && !l->settling && !changes_left(l)) {
+		if (!l->again || !l->o.settle || l->expiry_read || !l->written) {
+			large_done(l);
+		} else if (!l->settled) {
+			l->settling = true;
+			l->o.settle(l->arg);
+			return;
+		}
+	}
 	if (l->over) {
 		if (l->read_left == 0 && l->write_left == 0)
 			large_release(l);
@@ -239,8 +310,7 @@ static void large_advance(struct large *l)
 			return;
 		large_write(l);
 	}
-	if (!l->all_read)
-		l->read(l);
+	large_read(l);
 }
 
 /* TYPE, then PEXPIRETIME. */
@@ -282,6 +352,7 @@ struct large *large_start(const struct large_options *o, large_fn *fn, void *arg
 	l->arg = arg;
 	l->expires_at_ms = -1;
 	l->want = WANT_FIRST;
+	l->most = BLOCK_ELEMENTS;
 	strcpy(l->cursor, "0");
 	l->request = sdsempty();
 	block_init(&l->block, sdsempty(), slice(l->tmp, sdslen(l->tmp)));

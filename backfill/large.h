@@ -4,11 +4,16 @@
  * is that of two chunks whatever the value (but for streams: 16 bytes for each pending entry, up to a limit). The temporary key is of the
  * same slot, has a TTL of LARGE_TMP_TTL_MS that is refreshed with every chunk, and goes at a failure or a cancel.
  *
- * It sees no moment of the value but a while of it: the caller's token, read before and checked when the block is applied, tells whether
+ * A key that is written to meanwhile (hashes, sets and sorted sets): the caller learns which elements writes touched and tells large_changed, at
+ * any time; they are read again between the chunks. When all is read, `settle` is called: the caller holds the key's writes, tells the last
+ * changes and calls large_settled, which reads them and the expiry, and ends. Then the value is that of the moment in which it was held.
+ *
+ * Else it sees no moment of the value but a while of it: the caller's token, read before and checked when the block is applied, tells whether
  * that was the same. Redirections and lost connections are failures (RECIPE_ERROR); the caller tries again.
  *
- * The swap block (MULTI, UNLINK key, RENAME tmp key, PERSIST or PEXPIREAT, EXEC) must be applied while the temporary key lives. If it
- * does not any more, EXEC's reply holds an error in the place of RENAME and the key is gone: the copy failed, the key stays dirty.
+ * The swap block moves the old value aside and UNLINKs it, so that no RENAME ever frees a value: MULTI, PERSIST tmp (or PEXPIREAT), RENAME key
+ * old, RENAME tmp key, RENAMENX old key, UNLINK old, EXEC. Where the temporary key is gone meanwhile, RENAMENX moves the old value back, with
+ * its expiry: the copy failed, nothing is lost. Where the key was not there, the first RENAME fails and that is fine: ask large_swapped.
  *
  * Thread: that of the two connections' loop. Calling sequence: large_start; then exactly one call of the callback, from the loop, or
  * large_cancel, after which there is none. */
@@ -16,6 +21,7 @@
 #define CROSSFADE_LARGE_H
 
 #include <hiredis/sds.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "backfill/bulk.h"
@@ -23,6 +29,7 @@
 
 #define LARGE_TMP_PREFIX "crossfade:tmp:"
 #define LARGE_TMP_TTL_MS 600000
+#define LARGE_CHANGED_MAX (8u << 20)  /* bytes of names of elements to be read again */
 #define LARGE_PENDING_MAX (4u << 20) /* pending entries of one stream */
 
 struct large;
@@ -38,12 +45,20 @@ struct large_options {
 	uint16_t slot;
 	uint64_t serial;                     /* names the temporary key; not used twice within its TTL */
 	int64_t now_ms;                      /* by the clock of `from` */
+	void (*settle)(void *arg);           /* NULL: changes are not told */
 };
 
 struct large *large_start(const struct large_options *o, large_fn *fn, void *arg);
 void large_cancel(struct large *l);
+/* Names of elements that may have changed (bulks, taken). False: they are more than it can keep; cancel it. */
+bool large_changed(struct large *l, sds elements);
+/* Every change was told, and nobody writes the key until the block was handed over. */
+void large_settled(struct large *l);
 /* Bytes read so far and since the last call, for the pace. */
 uint64_t large_bytes_taken(struct large *l);
+
+/* Did EXEC's reply to a swap block say that the temporary key is the key now? Other errors in it do not matter. */
+bool large_swapped(struct slice exec);
 
 /* crossfade:tmp:{tag}:serial. Where a block that was handed over is thrown away, this key should be UNLINKed. */
 sds large_tmp_key(uint16_t slot, uint64_t serial);

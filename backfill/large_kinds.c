@@ -6,6 +6,8 @@
 #include "backfill/payload.h"
 #include "resp/write.h"
 
+#define ZSET_ELEMENTS 128
+
 /* ---- strings ---- */
 
 static void take_string(struct large *l, struct slice reply)
@@ -96,7 +98,7 @@ static int64_t take_scan(struct large *l, struct slice reply, struct values *w)
 	}
 	memcpy(l->cursor, cursor.p, cursor.n);
 	l->cursor[cursor.n] = '\0';
-	l->all_read = strcmp(l->cursor, "0") == 0;
+	l->all_read = l->scan_read = strcmp(l->cursor, "0") == 0;
 	return n;
 }
 
@@ -187,19 +189,42 @@ static void read_field_expiry(struct large *l)
 	struct values w = l->fields;
 	struct slice argv[4 + BLOCK_ELEMENTS] = { SLICE_LIT("HPEXPIRETIME"), l->o.key, SLICE_LIT("FIELDS") };
 	char count[16];
+	size_t bytes = 0;
 	int n = 0;
 
 	while (w.p < w.end) {
-		argv[4 + n++] = values_text(&w);
+		argv[4 + n] = values_text(&w);
+		bytes += argv[4 + n++].n;
 		values_whole(&w);
-		if (n < BLOCK_ELEMENTS && w.p < w.end)
+		if (n < BLOCK_ELEMENTS && bytes < BLOCK_BYTES && w.p < w.end)
 			continue;
+		bytes = 0;
 		argv[3] = slice(count, (size_t)snprintf(count, sizeof(count), "%d", n));
 		large_request(l, 4 + n, argv);
 		n = 0;
 	}
-	l->all_read = strcmp(l->cursor, "0") == 0;
+	l->all_read = l->scan_read;
+	l->fields_wait = false;
 	large_ask(l, take_field_expiry);
+}
+
+bool large_hold_fields(struct large *l)
+{
+	if (!receiver_has_field_expiry(&l->o.from_kind))
+		return false;
+	if (!l->held)
+		l->held = sdsempty();
+	sdsclear(l->held);
+	return true;
+}
+
+/* HSET took away what expiry a field had: it follows, in the next batch. */
+void large_ask_expiry(struct large *l)
+{
+	l->fields = (struct values){ l->held, l->held + sdslen(l->held) };
+	l->read = read_field_expiry;
+	l->fields_wait = true;
+	l->all_read = false;
 }
 
 static void take_hash(struct large *l, struct slice reply)
@@ -211,16 +236,10 @@ static void take_hash(struct large *l, struct slice reply)
 		return;
 	take_pairs(l, w, n, "HSET", false);
 	large_adapt(l, (uint64_t)n / 2, reply.n);
-	if (!receiver_has_field_expiry(&l->o.from_kind))
+	if (!large_hold_fields(l))
 		return;
-	/* HSET took away what expiry a field had: it follows, in the next batch. */
-	if (!l->held)
-		l->held = sdsempty();
-	sdsclear(l->held);
 	l->held = sdscatlen(l->held, w.p, (size_t)(w.end - w.p));
-	l->fields = (struct values){ l->held, l->held + sdslen(l->held) };
-	l->read = read_field_expiry;
-	l->all_read = false;
+	large_ask_expiry(l);
 }
 
 static void read_hash(struct large *l)
@@ -241,6 +260,9 @@ bool large_choose(struct large *l, struct slice type)
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
 		if (slice_is(type, kinds[i].type)) {
 			l->read = kinds[i].read;
+			l->again = large_again_of(type);
+			if (kinds[i].read == read_zset) /* the dearest to be written: each member is looked for in a long skiplist */
+				l->most = ZSET_ELEMENTS;
 			return true;
 		}
 	return false;

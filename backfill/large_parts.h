@@ -10,6 +10,7 @@
 #include "backfill/values.h"
 
 struct large_stream;
+struct large_again;
 
 /* Life: large_start → reads and writes in turn → large_done (all read, all written) or large_fail or large_cancel → `over` → released once the last
  * reply came. Invariant: at most one request batch is under way on each connection, and what was read is in `block` until the
@@ -38,6 +39,12 @@ struct large {
 	struct expire_run expire;
 	struct values fields; /* hashes: a walk over `held`, in step with the replies of HPEXPIRETIME */
 	struct large_stream *stream;
+	/* elements to be read again: names, and from where they are still to be asked for; asked: those whose values are awaited */
+	sds changed, asked;
+	size_t changed_at;
+	const struct large_again *again; /* NULL: not for this type */
+	bool scan_read, fields_wait, settling, settled, expiry_read; /* scan_read: its cursor came round; fields_wait: l->fields come next */
+	unsigned most;    /* elements of a chunk at most */
 };
 
 /* Starts a command of the next request, to be filled by resp_cat_bulk on l->request. */
@@ -50,6 +57,13 @@ void large_fail(struct large *l, enum recipe_result result, const char *fmt, ...
 void large_adapt(struct large *l, uint64_t elements, size_t bytes);
 /* The block, begun if it was empty. */
 struct block *large_block(struct large *l);
+
+/* Asks for the next elements that changed. */
+void large_read_changed(struct large *l);
+const struct large_again *large_again_of(struct slice type); /* NULL: values of this type are not read again in parts */
+/* Hashes: empties l->held, to be filled with pairs; false: no field of the sender has an expiry. Then asks for the expiry of these. */
+bool large_hold_fields(struct large *l);
+void large_ask_expiry(struct large *l);
 
 /* The readers by TYPE's answer; false: there is none. */
 bool large_choose(struct large *l, struct slice type);

@@ -510,6 +510,8 @@ void item_offer(struct backfill *b, struct item *i)
 {
 	assert(!i->conn);
 	if (item_dropped(i)) {
+		if (i->serial)
+			biglane_discard(b->biglane, i);
 		item_end(b, i, false);
 		return;
 	}

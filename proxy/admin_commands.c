@@ -167,6 +167,15 @@ static void run_status(struct admin_conn *c, const struct proxy_command *cmd, co
 	free(json);
 }
 
+static void run_check(struct admin_conn *c, const struct proxy_command *cmd, const struct words *w)
+{
+	(void)cmd;
+	if (w->n != 2)
+		usage(c, "CHECK takes no options");
+	else
+		control_check(admin_control(c), admin_wait(c));
+}
+
 static void run_config(struct admin_conn *c, const struct proxy_command *cmd, const struct words *w)
 {
 	char name[64], value[4096], err[512];
@@ -200,6 +209,7 @@ static void run_help(struct admin_conn *c, const struct proxy_command *cmd, cons
 static const struct proxy_command proxy_commands[] = {
 	{ "help", run_help, 0, "PROXY HELP: this list" },
 	{ "status", run_status, 0, "PROXY STATUS: everything, as one JSON object" },
+	{ "check", run_check, 0, "PROXY CHECK: whether a migration can be expected to go well, line by line, with what to do" },
 	{ "start", run_order, ORDER_START, "PROXY START: begin the migration: mirror, then copy" },
 	{ "pause", run_order, ORDER_PAUSE, "PROXY PAUSE: pause the copying; mirroring goes on" },
 	{ "resume", run_order, ORDER_RESUME, "PROXY RESUME: go on copying" },

@@ -61,6 +61,16 @@ static void host_release(void *ctx, uint16_t slot)
 	fleet_release(((struct backfill_thread *)ctx)->fleet, slot);
 }
 
+static void host_follow(void *ctx, struct slice key, uint16_t slot)
+{
+	fleet_follow(((struct backfill_thread *)ctx)->fleet, key, slot);
+}
+
+static void host_changes(void *ctx, uint16_t slot)
+{
+	fleet_changes(((struct backfill_thread *)ctx)->fleet, slot);
+}
+
 static void host_slot_done(void *ctx, uint16_t slot)
 {
 	fleet_slot_done(((struct backfill_thread *)ctx)->fleet, slot);
@@ -262,6 +272,30 @@ void backfill_thread_held(struct backfill_thread *t, unsigned from, uint16_t slo
 	mailbox_post(t->mail, t->self, from, run_held, m);
 }
 
+struct changed_mail {
+	struct backfill_thread *t;
+	uint16_t slot;
+	sds elements;
+	unsigned writes;
+	bool known;
+};
+
+static void run_changed(void *arg)
+{
+	struct changed_mail *m = arg;
+
+	backfill_changed(m->t->backfill, m->slot, m->elements, m->writes, m->known);
+	free(m);
+}
+
+void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known)
+{
+	struct changed_mail *m = malloc(sizeof(*m));
+
+	*m = (struct changed_mail){ t, slot, elements, writes, known };
+	mailbox_post(t->mail, t->self, from, run_changed, m);
+}
+
 struct rescan_slot_mail {
 	struct backfill_thread *t;
 	uint16_t slot;
@@ -325,7 +359,7 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->self = THREAD_BACKFILL(workers);
 	t->to_control = THREAD_CONTROL(workers);
 	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
-					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms };
+					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes };
 	atomic_store(&t->stats.eta_s, -1);
 	return t;
 }

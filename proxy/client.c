@@ -158,6 +158,12 @@ static void emit(struct worker *w, struct client *c, struct req *r)
 	outq_add(&c->out, r->reply, r->reply_len, r->reply_block);
 }
 
+static void output_over(struct client *c, const char *why, size_t bytes)
+{
+	log_limited(LOG_WARNING, "client %llu %s: %zu bytes wait, over client-output-max; closed", (unsigned long long)c->id, why, bytes);
+	client_drop(c);
+}
+
 void client_done(struct worker *w, struct req *r)
 {
 	struct client *c = r->client;
@@ -167,9 +173,14 @@ void client_done(struct worker *w, struct req *r)
 		req_free(w, r);
 		return;
 	}
-	if (c->head != r)
+	c->unsent += r->reply_len;
+	if (c->head != r) {
+		if (c->unsent > (size_t)w->fleet->config->client_output_max)
+			output_over(c, "waits for a reply that others are behind", c->unsent);
 		return;
+	}
 	while ((r = c->head) && r->done) {
+		c->unsent -= r->reply_len;
 		emit(w, c, r);
 		c->head = r->next;
 		if (!c->head)
@@ -191,6 +202,7 @@ void client_reply(struct worker *w, struct client *c, sds reply)
 		r->reply = r->reply_block->data;
 		r->reply_len = sdslen(reply);
 		r->done = true;
+		c->unsent += r->reply_len;
 		client_enqueue(c, r);
 	}
 	sdsfree(reply);
@@ -211,7 +223,7 @@ void client_error(struct worker *w, struct client *c, const char *fmt, ...)
 
 static bool over_limit(const struct client *c)
 {
-	return c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes >= CLIENT_OUT_PAUSE;
+	return c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes + c->unsent >= CLIENT_OUT_PAUSE;
 }
 
 static void pause_reading(struct worker *w, struct client *c)
@@ -362,15 +374,12 @@ static void flush_one(struct worker *w, struct client *c)
 	}
 	if (!outq_empty(&c->out)) {
 		ev_io_start(w->loop, &c->writer);
-		if (c->out.bytes > (size_t)w->fleet->config->client_output_max) {
-			log_limited(LOG_WARNING, "client %llu does not read its replies: %zu bytes wait, over client-output-max; closed",
-				    (unsigned long long)c->id, c->out.bytes);
-			client_drop(c);
-		}
+		if (c->out.bytes > (size_t)w->fleet->config->client_output_max)
+			output_over(c, "does not read its replies", c->out.bytes);
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
-	if (c->paused && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes < CLIENT_OUT_PAUSE / 2)
+	if (c->paused && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
 		again_soon(w, c);
 }
 

@@ -19,6 +19,7 @@ struct client {
 	uint64_t id;
 	struct req *head, *tail;   /* not yet answered, in order */
 	uint32_t inflight;
+	size_t unsent;             /* bytes of replies that wait for an earlier one */
 	uint8_t proto;
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */

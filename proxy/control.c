@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/advice.h"
 #include "proxy/control_internal.h"
 #include "proxy/log.h"
 
@@ -150,8 +151,8 @@ static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 		serve(c);
 		return;
 	}
-	log_warning("the source was not reached within %g s: %s; is source-nodes right?", SEEK_FIRST_S,
-		    discovery_facts(c->discovery[SIDE_SOURCE])->down);
+	const char *down = discovery_facts(c->discovery[SIDE_SOURCE])->down;
+	log_warning("the source was not reached within %g s: %s: %s", SEEK_FIRST_S, down, advice_unreachable(SIDE_SOURCE, down));
 	control_end_with(c, EXIT_UNREACHABLE);
 }
 
@@ -244,8 +245,10 @@ static void on_replaced(void *ctx, enum side side, const struct node *now, const
 			n++;
 		}
 	snprintf(why, sizeof(why), "%s %s: %s", side_name(side), now->name, what);
-	log_warning("%s: its %u slots are compared again, writes may be lost there", why, n);
-	if (c->phases && mirrors(record_now(c)->phase)) {
+	if (!c->phases || !mirrors(record_now(c)->phase)) {
+		log_notice("%s", why);
+	} else {
+		log_warning("%s: its %u slots are compared again, writes may be lost there", why, n);
 		phases_verify_void(c->phases, why);
 		fleet_slots_dirty(c->fleet, slots); /* the owners ask for the rescan, when their versions have moved */
 	}
@@ -357,6 +360,8 @@ void control_order(struct control *c, enum order order, const struct order_args 
 		answer.fn(answer.arg, ANSWER_UNREACHABLE, "crossfade is starting or ending: try again in a moment");
 		return;
 	}
+	if (control_check_first(c, order, args, answer))
+		return;
 	phases_order(c->phases, order, args, answer, control_now(c));
 	control_pace(c);
 }
@@ -487,6 +492,7 @@ void control_free(struct control *c)
 
 	ev_timer_stop(c->loop, &c->tick);
 	ev_timer_stop(c->loop, &c->seek);
+	preflight_free(c->checkup.running); /* answers who waits for it */
 	for (int s = 0; s < SIDES; s++)
 		discovery_free(c->discovery[s]);
 	end_threads(c);

@@ -38,5 +38,6 @@ bool control_config_set(struct control *c, const char *name, const char *value, 
 char *control_config_get(struct control *c, const char *name); /* malloc'd, NULL: no such option */
 bool control_serving(const struct control *c);
 char *control_status(struct control *c); /* JSON, malloc'd */
+void control_check(struct control *c, struct answer answer); /* `proxyctl check` */
 
 #endif

@@ -7,12 +7,30 @@
 #include "proxy/control.h"
 #include "proxy/discovery.h"
 #include "proxy/fleet.h"
+#include "proxy/preflight.h"
 
 enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_DRAINING, CONTROL_ENDING };
 
 struct throttle {
 	int64_t keys_per_s, bytes_per_s;
 	bool adaptive;
+};
+
+#define CHECK_WAITERS 8
+
+struct check_waiter {
+	struct answer answer;
+	bool cutover;           /* the order waits for the result; else the result is the answer */
+	struct order_args args;
+};
+
+struct checkup {
+	struct preflight *running;
+	struct check_waiter waiters[CHECK_WAITERS];
+	unsigned nwaiters;
+	bool made;
+	unsigned errors;        /* of the last result, for the gate */
+	char first_error[512];
 };
 
 struct control {
@@ -33,6 +51,7 @@ struct control {
 	ev_timer tick, seek;
 	unsigned drained;  /* workers that have answered and mirrored everything, or given up */
 	bool drained_clean;
+	struct checkup checkup;
 	unsigned looking; /* bit per side: phases wait for a refresh of it */
 	struct state_record record; /* what phases begin with */
 	struct state_side seen[SIDES];
@@ -47,6 +66,10 @@ static inline int64_t control_now(const struct control *c)
 /* Sets the pace of the tick by what the phases wait for. To be called after everything that may have changed it. */
 void control_pace(struct control *c);
 void control_end_with(struct control *c, int exit_code);
+
+/* control_preflight.c */
+/* A cutover is preceded by a check: true if the order waits for that and will be given to the phases then. */
+bool control_check_first(struct control *c, enum order order, const struct order_args *args, struct answer answer);
 
 /* control_io.c */
 extern const struct phase_io control_phase_io;

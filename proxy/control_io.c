@@ -69,6 +69,9 @@ static void io_facts(void *ctx, struct phase_facts *f)
 		f->keys[s] = facts->keys;
 		snprintf(f->down[s], sizeof(f->down[s]), "%s", facts->down);
 	}
+	f->checked = c->checkup.made;
+	f->check_errors = c->checkup.errors;
+	snprintf(f->check_error, sizeof(f->check_error), "%s", c->checkup.first_error);
 	if (c->backfill)
 		backfill_facts(c, f);
 }

@@ -24,8 +24,8 @@ struct dirty_key {
 	struct dirty_key *prev, *next; /* IDLE: in the list `ready` or `delayed` */
 	enum dirty_state state;
 	uint8_t losses;
-	uint8_t applying;   /* copies or whole effects on their way to the follower */
 	uint16_t slot;
+	uint32_t applying;  /* copies or whole effects on their way to the follower */
 	uint32_t failures;  /* in a row: backoff */
 	uint64_t marks;     /* counts marks */
 	uint64_t applied;   /* marks at the time the copy on its way was committed */

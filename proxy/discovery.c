@@ -462,7 +462,7 @@ void discovery_wanted(struct discovery *d, const char *why)
 {
 	double since = ev_now(d->loop) - d->began_at;
 
-	log_verbose("%s: topology wanted: %s", side_name(d->side), why ? why : "");
+	log_limited(LOG_VERBOSE, "%s: topology wanted: %s", side_name(d->side), why ? why : "");
 	schedule(d, since > WANTED_EVERY_S ? 0. : WANTED_EVERY_S - since);
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "proxy/client.h"
+#include "proxy/usage.h"
 #include "resp/convert.h"
 #include "resp/slot.h"
 #include "resp/write.h"
@@ -55,6 +56,7 @@ static const struct command *look_up(struct worker *w, struct client *c, uint32_
 	const struct command *cmd = command_find(w->argv[0]), *sub;
 
 	if (!cmd) {
+		usage_unknown(w->stats->usage, w->argv[0]);
 		unknown_command(w, c, argc);
 		return NULL;
 	}
@@ -149,6 +151,8 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	int slot = common_slot(w, cmd, argc);
 	struct req *r;
 
+	if (slot == -1)
+		usage_cross_slot(w->stats->usage, cmd);
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
 		r = make_req(w, p, cmd, block, bytes);
 		if (is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index]))))
@@ -172,6 +176,18 @@ static void refuse(struct worker *w, struct client *c, const struct command *cmd
 	client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, cmd->why ? cmd->why : "refused by the command table");
 }
 
+/* A body is remembered before the command is served: the next one may call it. */
+static void note_script(struct worker *w, const struct command *cmd)
+{
+	if (cmd->flags & CMD_UNLOADS) {
+		scripts_forget(w->fleet->scripts);
+		return;
+	}
+	struct slice body = w->argv[strchr(cmd->name, '|') ? 2 : 1];
+	if (scripts_remember(w->fleet->scripts, body))
+		worker_new_script(w, body);
+}
+
 void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
 {
 	uint32_t argc = words_of(w, p, bytes);
@@ -180,9 +196,10 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	if (!argc || !(cmd = look_up(w, c, argc)))
 		return;
 	stat_bump(&w->stats->commands);
+	usage_seen(w->stats->usage, cmd);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
-	if (cmd->flags & CMD_BODY)
-		scripts_remember(w->fleet->scripts, w->argv[strchr(cmd->name, '|') ? 2 : 1]);
+	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
+		note_script(w, cmd);
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_LOCAL:
 		local_request(w, c, cmd, argc);

@@ -31,6 +31,7 @@ void engine_free(struct engine *e)
 	known_release(&e->known);
 	known_release(&e->foreign);
 	dirty_release(&e->dirty);
+	changes_end(&e->changes);
 	mirror_release_pool(e);
 	while (e->waits) {
 		struct slot_wait *w = e->waits;
@@ -60,9 +61,10 @@ bool engine_is_mirroring(const struct engine *e)
 
 void engine_mirror(struct engine *e, bool on)
 {
-	e->mirroring = on;
-	if (on)
+	if (e->mirroring == on)
 		return;
+	e->mirroring = on;
+	version_mark_all(&e->versions); /* writes between off and on move no version: older tokens are worth nothing (invariant 3) */
 	dirty_clear(e);
 	known_clear(&e->known);
 	known_clear(&e->foreign);
@@ -242,6 +244,13 @@ static const struct retry_error *retry_error(const struct reply *r)
 	return NULL;
 }
 
+/* The follower's slots have moved, or it does not serve them now: the topology is looked at again, the key is copied when that is known. */
+void engine_follower_refused(struct engine *e, enum side side, const struct reply *r)
+{
+	if (retry_error(r))
+		e->io.refresh(e->io.ctx, side, "a node refused what was mirrored to it");
+}
+
 /* Puts the request into the slot's resend list; false: it was tried long enough. */
 static bool resend(struct engine *e, struct req *r, int64_t delay_us)
 {
@@ -295,12 +304,13 @@ static void on_script_loaded(void *arg, const struct reply *r)
 	(void)r; /* if it failed, the script's call says NOSCRIPT once more, to the client */
 }
 
-/* The node has not got the script: it is loaded there, and the call sent again behind it. */
+/* The node has not got the script: it is loaded there, and the call sent again behind it, unless something of the slot is behind the call already: that must
+ * not overtake it, so the client gets the server's NOSCRIPT, as it would without us. */
 static bool script_loaded(struct engine *e, struct req *r, const struct reply *reply)
 {
 	sds load;
 
-	if (!(r->cmd->flags & CMD_SHA) || r->loaded || reply->n < 10 || memcmp(reply->p, "-NOSCRIPT ", 10) != 0)
+	if (!(r->cmd->flags & CMD_SHA) || r->loaded || e->slots[r->slot].inflight || reply->n < 10 || memcmp(reply->p, "-NOSCRIPT ", 10) != 0)
 		return false;
 	engine_words(e, r->bytes, r->len);
 	load = e->io.script(e->io.ctx, e->argv[1]);
@@ -341,11 +351,12 @@ void engine_transmit(struct engine *e, struct req *r)
 	size_t len = r->mw ? r->mw->len : r->len;
 
 	e->slots[r->slot].inflight++;
+	e->slots[r->slot].reads += !r->write;
 	r->engine = e;
 	r->ask_node = NODE_NONE;
 	e->io.send(e->io.ctx, side, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
 	if (r->mw)
-		mirror_transmitted(e, r);
+		mirror_transmitted(e, r, node);
 }
 
 static void on_reply(void *arg, const struct reply *reply)
@@ -357,6 +368,7 @@ static void on_reply(void *arg, const struct reply *reply)
 
 	assert(s->inflight > 0);
 	s->inflight--;
+	s->reads -= !r->write;
 	if (!reply->p) {
 		lost(e, r, reply);
 	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
@@ -378,7 +390,7 @@ static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)
 {
 	struct slot_state *s = &e->slots[w->slot];
 
-	if (!w->hold_told && !s->inflight && !s->unacked) {
+	if (!w->hold_told && s->inflight == s->reads && !s->unacked) { /* a slot that is read all the time comes to rest, too */
 		w->hold_told = true;
 		e->io.held(e->io.ctx, w->slot, true);
 	}

@@ -37,6 +37,7 @@ struct engine_io {
 	void (*rescan)(void *ctx, uint16_t slot);
 	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
 	void (*held)(void *ctx, uint16_t slot, bool ok);
+	void (*changed)(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known); /* answers engine_changes; takes the elements */
 	void (*fenced)(void *ctx, uint64_t flip, bool ok, const char *why);
 	int64_t (*now_us)(void *ctx);
 	int64_t (*clock_ms)(void *ctx, enum side side, uint16_t slot); /* that node's clock */
@@ -71,6 +72,9 @@ void engine_copy(struct engine *e, struct copy *c); /* takes it */
 void engine_mark(struct engine *e, struct slice key, uint16_t slot);
 void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms);
 void engine_release(struct engine *e, uint16_t slot);
+/* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. */
+void engine_follow(struct engine *e, struct slice key);
+void engine_changes(struct engine *e, uint16_t slot);
 void engine_slot_done(struct engine *e, uint16_t slot); /* SLOTS: all */
 void engine_slot_clean(struct engine *e, uint16_t slot);
 

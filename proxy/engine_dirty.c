@@ -21,6 +21,15 @@ bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t
 	return (flags & SLOT_SYNCED && !(flags & SLOT_DIRTY)) || known_has(&e->known, h);
 }
 
+/* The follower will have this key as the authority has it: in a slot that is not synced that is worth remembering. */
+void key_is_whole(struct engine *e, keyhash h, uint16_t slot)
+{
+	uint8_t flags = e->slots[slot].flags;
+
+	if (e->mirroring && (!(flags & SLOT_SYNCED) || flags & SLOT_DIRTY))
+		known_add(&e->known, h);
+}
+
 struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h)
 {
 	return dirty_find(&e->dirty, key, h);
@@ -29,7 +38,7 @@ struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h)
 /* May something be queued for the follower now? Else it becomes dirty: memory stays bounded (invariant 6). */
 bool follower_takes(const struct engine *e, enum side follower, uint16_t slot)
 {
-	return e->queued_bytes < e->opt.queue_max && e->io.is_up(e->io.ctx, follower, slot);
+	return !e->finished && e->queued_bytes < e->opt.queue_max && e->io.is_up(e->io.ctx, follower, slot);
 }
 
 void follower_queued(struct engine *e, uint16_t slot, size_t bytes)
@@ -72,6 +81,7 @@ void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const ch
 	if (!e->mirroring)
 		return;
 	version_mark_all(&e->versions); /* races 4 and 5 */
+	changes_unknown(&e->changes);
 	known_clear(&e->known);         /* exact knowledge of their keys is gone, and cannot be told from others' */
 	for (unsigned i = 0; i < SLOTS; i++) {
 		if (!(e->slots[i].flags & SLOT_MINE) || (slots && !slot_set_has(slots, i)))
@@ -79,6 +89,8 @@ void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const ch
 		slot_mark(e, (uint16_t)i);
 		n++;
 	}
+	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
+		k->marks++; /* a copy that is on its way is older than this (race 4) */
 	if (n)
 		log_notice("%u slots may differ and are compared again: %s", n, why);
 }
@@ -106,6 +118,8 @@ void engine_slot_clean(struct engine *e, uint16_t slot)
 
 void engine_slot_done(struct engine *e, uint16_t slot)
 {
+	if (!e->mirroring)
+		return; /* late: of a migration that was aborted */
 	for (uint16_t i = slot == SLOTS ? 0 : slot; i < SLOTS; i++) {
 		if (e->slots[i].flags & SLOT_MINE)
 			e->slots[i].flags |= SLOT_SYNCED;
@@ -157,6 +171,8 @@ void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t
 
 	if (!e->mirroring)
 		return;
+	if (side == slot_authority(e, slot) && changes_about(&e->changes, h))
+		changes_unknown(&e->changes);
 	stat_add(&e->stats->foreign, 1);
 	/* A key of which our own script or copy is under way is reported, too: only a key that was at rest has a writer of its own. */
 	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, key, h))
@@ -201,8 +217,7 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 	if (k->applying)
 		return;
 	if (ok && k->marks == k->applied) {
-		if (!(e->slots[k->slot].flags & SLOT_SYNCED) || e->slots[k->slot].flags & SLOT_DIRTY)
-			known_add(&e->known, keyhash_of(slice(k->key, k->len)));
+		key_is_whole(e, keyhash_of(slice(k->key, k->len)), k->slot);
 		forget_dirty(e, k);
 		return;
 	}
@@ -217,6 +232,12 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 	dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + (wait < BACKOFF_MAX_US ? wait : BACKOFF_MAX_US));
 }
 
+/* Both: what is read while the authority's connection is lost may be older than what that still brings (race 7). */
+static bool both_up(struct engine *e, uint16_t slot)
+{
+	return e->io.is_up(e->io.ctx, SIDE_SOURCE, slot) && e->io.is_up(e->io.ctx, SIDE_TARGET, slot);
+}
+
 /* Asks the backfill worker for copies of the keys that are due. */
 void dirty_pump(struct engine *e)
 {
@@ -224,7 +245,7 @@ void dirty_pump(struct engine *e)
 	struct dirty_key *k;
 
 	while (e->repairs < ENGINE_REPAIRS_MAX && (k = dirty_due(&e->dirty, now))) {
-		if (!e->io.is_up(e->io.ctx, slot_follower(e, k->slot), k->slot)) {
+		if (!both_up(e, k->slot)) {
 			dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + 200000);
 			if (e->dirty.ready.head == NULL || ++e->down_skipped % 256 == 0)
 				break; /* the rest next turn: a follower that is gone must not cost the loop */
@@ -259,7 +280,7 @@ static void remove_temporary(struct engine *e, const struct copy *c)
 	enum side follower = SIDE_OTHER(c->from);
 	sds key, s;
 
-	if (!c->tmp || !e->io.is_up(e->io.ctx, follower, c->slot))
+	if (!c->tmp || e->finished || !e->io.is_up(e->io.ctx, follower, c->slot))
 		return;
 	key = large_tmp_key(c->slot, c->tmp);
 	s = resp_cat_words(sdsempty(), "UNLINK", key, NULL);
@@ -294,7 +315,7 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 	}
 	if (result != COPY_APPLIED)
 		remove_temporary(e, c);
-	if (c->undo && result != COPY_APPLIED)
+	if (c->undo && result != COPY_APPLIED && !e->finished)
 		undo(e, c);
 	if (e->repairs)
 		e->repairs--;
@@ -336,10 +357,13 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	if (fault("skip-if-exists") && r->p && memmem(r->p, r->n, "BUSYKEY", 7)) {
 		/* a mutant: what is there is taken to be newer */
 	} else if (!r->p || engine_reply_is_error(r)) {
+		if (r->p)
+			engine_follower_refused(e, w->follower, r);
 		if (!w->why)
 			w->why = r->p ? strndup(r->p, r->n > 200 ? 200 : r->n - 2) : strdup(r->why);
 		w->failed = true;
-	} else if (w->replies_left == 0 && c->ncommands > 1 && (r->p[0] != '*' || memmem(r->p, r->n, "\r\n-", 3))) {
+	} else if (w->replies_left == 0 && c->ncommands > 1 &&
+		   !(c->tmp ? large_swapped(slice(r->p, r->n)) : r->p[0] == '*' && !memmem(r->p, r->n, "\r\n-", 3))) {
 		if (!w->why)
 			w->why = strndup(r->p, r->n > 200 ? 200 : r->n);
 		w->failed = true;
@@ -351,8 +375,8 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	struct dirty_key *k = dirty_find(&e->dirty, key, h);
 	if (w->failed)
 		mark_key(e, key, h, c->slot, w->why);
-	else if (!k && (!(e->slots[c->slot].flags & SLOT_SYNCED) || e->slots[c->slot].flags & SLOT_DIRTY))
-		known_add(&e->known, h);
+	else if (!k && w->slot_marks == e->slots[c->slot].marks)
+		key_is_whole(e, h, c->slot);
 	if (k)
 		dirty_applied(e, k, !w->failed);
 	copy_end(e, c, w->failed ? COPY_ERROR : COPY_APPLIED, w->why);
@@ -370,6 +394,7 @@ static void apply(struct engine *e, struct cwrite *w)
 	w->follower = slot_follower(e, c->slot);
 	w->replies_left = c->ncommands;
 	w->queued = sdslen(c->block);
+	w->slot_marks = e->slots[c->slot].marks;
 	if (deletes(c)) /* it expired or was deleted: whoever makes it anew may be a client of ours */
 		known_remove(&e->foreign, h);
 	if (k)
@@ -508,13 +533,22 @@ static void equal(struct engine *e, struct copy *c, keyhash h)
 	copy_end(e, c, COPY_APPLIED, NULL);
 }
 
+static bool may_copy(struct engine *e, const struct copy *c)
+{
+	enum side from = slot_authority(e, c->slot);
+
+	if (c->kind == COPY_FAILED || !e->mirroring || c->from != from || (e->slots[c->slot].flags & SLOT_FENCED && fence_is_proven(e)))
+		return false;
+	return e->queued_bytes < e->opt.queue_max && both_up(e, c->slot);
+}
+
 void engine_copy(struct engine *e, struct copy *c)
 {
 	keyhash h = keyhash_of(slice(c->key, c->key_len));
 	struct slot_state *s = &e->slots[c->slot];
 
 	assert(s->flags & SLOT_MINE);
-	if (c->kind == COPY_FAILED || !e->mirroring || c->from != slot_authority(e, c->slot) || !follower_takes(e, slot_follower(e, c->slot), c->slot)) {
+	if (!may_copy(e, c)) {
 		copy_end(e, c, COPY_REFUSED, c->why);
 		return;
 	}
@@ -540,4 +574,23 @@ void engine_copy(struct engine *e, struct copy *c)
 		read_inband(e, w);
 	else
 		apply(e, w);
+}
+
+/* --- a large key that is written to while it is copied --- */
+
+void engine_follow(struct engine *e, struct slice key)
+{
+	if (key.n)
+		changes_begin(&e->changes, keyhash_of(key));
+	else
+		changes_end(&e->changes);
+}
+
+void engine_changes(struct engine *e, uint16_t slot)
+{
+	unsigned writes = 0;
+	sds elements = NULL;
+	bool known = changes_take(&e->changes, &elements, &writes);
+
+	e->io.changed(e->io.ctx, slot, elements, writes, known);
 }

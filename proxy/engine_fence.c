@@ -33,6 +33,12 @@ void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots,
 	fence_turn(e);
 }
 
+/* From here on nothing is copied any more: what was marked up to the proof is, later hints are the new authority's (race 9). */
+bool fence_is_proven(const struct engine *e)
+{
+	return e->fence.stage == FENCE_REPLICATE || e->fence.stage == FENCE_READY;
+}
+
 /* What is still on its way or owed, in words; NULL: nothing. */
 static const char *outstanding(const struct engine *e)
 {
@@ -44,7 +50,7 @@ static const char *outstanding(const struct engine *e)
 			return "commands are in flight";
 		if (s->unacked)
 			return "effects are not yet acknowledged";
-		if (s->dirty)
+		if (s->dirty && !fence_is_proven(e))
 			return "keys are dirty";
 		if (s->flags & SLOT_DIRTY)
 			return "slots are dirty";

@@ -4,6 +4,7 @@
 #ifndef CROSSFADE_ENGINE_INTERNAL_H
 #define CROSSFADE_ENGINE_INTERNAL_H
 
+#include "proxy/changes.h"
 #include "proxy/dirty.h"
 #include "proxy/effect.h"
 #include "proxy/engine.h"
@@ -47,6 +48,7 @@ enum {
 struct slot_state {
 	struct slot_wait *wait;
 	uint32_t inflight; /* commands at the authority */
+	uint32_t reads;    /* of them those of clients that change nothing */
 	uint32_t unacked;  /* effects and copies at the follower */
 	uint32_t dirty;    /* dirty keys */
 	uint32_t marks;    /* times it became dirty */
@@ -103,6 +105,7 @@ struct cwrite {
 	struct engine *engine;
 	struct copy *copy;
 	uint32_t replies_left;
+	uint32_t slot_marks;     /* of its slot when it was queued */
 	size_t queued;
 	int64_t sent_us;
 	enum side follower;
@@ -134,6 +137,7 @@ struct engine {
 	struct versions versions;
 	struct known known, foreign;
 	struct dirty dirty;
+	struct changes changes;  /* of the large key that is being copied */
 	struct fence fence;
 	struct slot_wait *waits;
 	struct mwrite *pool;
@@ -141,6 +145,7 @@ struct engine {
 	unsigned repairs;        /* asked and not yet answered */
 	unsigned down_skipped;
 	bool mirroring, finished;
+	bool expiring;           /* a write of ours may have given a key an expiry: what INFO told may be older */
 	struct resp_request parser;
 	struct slice *argv;      /* scratch: words of the request at hand */
 	size_t argv_cap;
@@ -191,11 +196,12 @@ static inline struct req *req_list_pop(struct req_list *l)
 void engine_transmit(struct engine *e, struct req *r);
 struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why);
 void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why);
+void engine_follower_refused(struct engine *e, enum side side, const struct reply *r);
 uint32_t engine_words(struct engine *e, const char *bytes, size_t len); /* fills e->argv */
 
 /* engine_mirror.c */
 void mirror_prepare(struct engine *e, struct req *r);
-void mirror_transmitted(struct engine *e, struct req *r); /* sends the tail */
+void mirror_transmitted(struct engine *e, struct req *r, uint16_t node); /* sends the tail the same way */
 void mirror_redirected(struct mwrite *mw);               /* it will be sent again: what comes of the tail is skipped */
 void mirror_replied(struct engine *e, struct req *r, const struct reply *reply); /* may keep the answer back */
 void mirror_unknown(struct engine *e, struct req *r, const char *why);
@@ -205,6 +211,7 @@ bool engine_reply_is_error(const struct reply *r);
 /* engine_dirty.c */
 void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why);
 bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t slot);
+void key_is_whole(struct engine *e, keyhash h, uint16_t slot);
 struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h);
 void dirty_applying(struct engine *e, struct dirty_key *k);
 void dirty_applied(struct engine *e, struct dirty_key *k, bool ok);
@@ -216,5 +223,6 @@ void follower_acked(struct engine *e, uint16_t slot, size_t bytes);
 
 /* engine_fence.c */
 void fence_turn(struct engine *e);
+bool fence_is_proven(const struct engine *e);
 
 #endif

@@ -109,9 +109,15 @@ static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 	return argc;
 }
 
+/* By the number of words, so that a plain SET needs no second look. */
+static bool may_set_expiry(const struct command *cmd, uint32_t argc)
+{
+	return cmd->flags & CMD_SCRIPT || cmd->rewrite == REWRITE_EXPIRE || (cmd->canonical != CANON_NONE && argc > 3);
+}
+
 static bool may_expire(struct engine *e, const struct mwrite *mw)
 {
-	return e->io.has_expires(e->io.ctx, SIDE_SOURCE) || e->io.has_expires(e->io.ctx, slot_follower(e, mw->slot)) ||
+	return e->expiring || e->io.has_expires(e->io.ctx, SIDE_SOURCE) || e->io.has_expires(e->io.ctx, slot_follower(e, mw->slot)) ||
 	       e->io.has_expires(e->io.ctx, slot_authority(e, mw->slot));
 }
 
@@ -142,6 +148,7 @@ void mirror_prepare(struct engine *e, struct req *r)
 	mw->len = r->len;
 	mw->sent_ms = e->io.clock_ms(e->io.ctx, slot_authority(e, r->slot), r->slot);
 	argc = canonicalise(e, mw, argc);
+	e->expiring |= may_set_expiry(mw->cmd, argc);
 	collect_keys(e, mw, argc);
 	struct effect_call call = call_of(e, mw, argc);
 	mw->traits = effect_traits(&call);
@@ -153,18 +160,41 @@ void mirror_prepare(struct engine *e, struct req *r)
 	r->mw = mw;
 }
 
+static sds cat_check(sds s, const struct wkey *k)
+{
+	struct slice words[2] = { SLICE_LIT("PEXPIRETIME"), k->key };
+
+	return resp_cat_request(s, 2, words);
+}
+
 static sds cat_checks(sds s, const struct mwrite *mw)
 {
-	for (uint32_t i = 0; i < mw->checks; i++) {
-		struct slice words[2] = { SLICE_LIT("PEXPIRETIME"), mw->keys[i].key };
-		s = resp_cat_request(s, 2, words);
-	}
+	for (uint32_t i = 0; i < mw->checks; i++)
+		s = cat_check(s, &mw->keys[i]);
 	return s;
 }
 
 static void on_tail(void *arg, const struct reply *reply);
 
-void mirror_transmitted(struct engine *e, struct req *r)
+static void tail_send(struct engine *e, struct mwrite *mw, uint16_t node, sds s, unsigned n)
+{
+	e->io.send(e->io.ctx, slot_authority(e, mw->slot), mw->slot, node, s, sdslen(s), NULL, n, on_tail, mw);
+}
+
+/* Behind a write that was sent to a node that has to be asked: an ASKING is good for one command, so each goes by itself. */
+static void tail_ask(struct engine *e, struct mwrite *mw, uint16_t node, sds probe)
+{
+	if (mw->probe)
+		tail_send(e, mw, node, probe, 1);
+	for (uint32_t i = 0; i < mw->checks; i++) {
+		sds s = cat_check(sdsempty(), &mw->keys[i]);
+		tail_send(e, mw, node, s, 1);
+		sdsfree(s);
+	}
+}
+
+/* The tail must go the write's own way: over another connection its answers could come before the write's. */
+void mirror_transmitted(struct engine *e, struct req *r, uint16_t node)
 {
 	struct mwrite *mw = r->mw;
 	sds s = sdsempty();
@@ -172,12 +202,14 @@ void mirror_transmitted(struct engine *e, struct req *r)
 	/* the words are parsed again because a redirect may lie between */
 	struct effect_call call = call_of(e, mw, engine_words(e, mw->bytes, mw->len));
 	mw->probe = effect_probe(&call, &s);
-	s = cat_checks(s, mw);
 	mw->tail_left = mw->checks + (mw->probe ? 1u : 0u);
 	mw->expires_authority = mw->expires_follower = 0;
-	if (mw->tail_left) {
-		e->slots[r->slot].inflight += mw->tail_left; /* the slot is not drained before its tails are */
-		e->io.send(e->io.ctx, slot_authority(e, r->slot), r->slot, NODE_NONE, s, sdslen(s), NULL, mw->tail_left, on_tail, mw);
+	e->slots[r->slot].inflight += mw->tail_left; /* the slot is not drained before its tails are */
+	if (node != NODE_NONE) {
+		tail_ask(e, mw, node, s);
+	} else if (mw->tail_left) {
+		s = cat_checks(s, mw);
+		tail_send(e, mw, node, s, mw->tail_left);
 	}
 	sdsfree(s);
 }
@@ -230,6 +262,7 @@ void mirror_unknown(struct engine *e, struct req *r, const char *why)
 	r->mw = NULL;
 	mw->req = NULL;
 	mark_written(e, mw, why);
+	changes_unknown(&e->changes);
 	mirror_redirected(mw); /* its tail is lost, too: the answers are only counted */
 	release(mw);
 }
@@ -286,6 +319,7 @@ static void judge(struct engine *e, struct mwrite *mw, const struct reply *r)
 	} else if (engine_reply_is_error(r)) {
 		log_limited(LOG_VERBOSE, "slot %u: the %s refused an effect of %s: %.*s", mw->slot, side_name(mw->follower),
 			    mw->cmd->name, (int)(r->n > 100 ? 100 : r->n - 2), r->p);
+		engine_follower_refused(e, mw->follower, r);
 		fail(mw, "the follower answered an error");
 	} else if (mw->replies_left == 0 && mw->effect.ncommands > 1 && holds_error(r)) {
 		fail(mw, "the follower's transaction failed");
@@ -433,9 +467,6 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 		return SNAPSHOT;
 	if (mw->traits & CMD_READS_OTHERS && !inputs_synced(e, mw))
 		return SNAPSHOT;
-	/* race 1 with more keys than are checked, or with keys that were not synced when it was sent */
-	if (mw->effect.unproven && !mw->checks && mw->nkeys > 1 && may_expire(e, mw))
-		return SNAPSHOT;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		if (!mw->keys[i].writes)
 			continue;
@@ -444,6 +475,9 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 		if (v > worst)
 			worst = v;
 	}
+	/* race 1 with more keys than are checked, or with keys that were not synced when it was sent */
+	if (worst == SEND && mw->effect.unproven && !mw->checks && may_expire(e, mw))
+		return SNAPSHOT;
 	/* of several keys all are copied if one cannot be mirrored; a single dropped one is in the copy to come */
 	return worst == DROP && written > 1 ? SNAPSHOT : worst;
 }
@@ -464,14 +498,33 @@ static void before_send(struct engine *e, struct mwrite *mw)
 		k->applies = d != NULL;
 		if (d)
 			dirty_applying(e, d);
-		else if (!(e->slots[k->slot].flags & SLOT_SYNCED) || e->slots[k->slot].flags & SLOT_DIRTY)
-			known_add(&e->known, k->hash);
+		else
+			key_is_whole(e, k->hash, k->slot);
+	}
+}
+
+/* Tells who copies a large key in chunks what was written of it. */
+static void note_changes(struct engine *e, const struct mwrite *mw)
+{
+	const struct effect *f = &mw->effect;
+
+	if (f->kind == EFFECT_IS_BROADCAST)
+		changes_unknown(&e->changes);
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		if (!mw->keys[i].writes || !changes_about(&e->changes, mw->keys[i].hash))
+			continue;
+		if (mw->nkeys > 1 || f->kind == EFFECT_IS_SNAPSHOT)
+			changes_unknown(&e->changes);
+		else
+			changes_note(&e->changes, f->kind == EFFECT_IS_SAME ? slice(mw->bytes, mw->len) : slice(f->block, sdslen(f->block)));
 	}
 }
 
 /* In the order of the authority's replies: the effect is queued, or its keys are dirty, before the version completes. */
 static void mirror_effect(struct engine *e, struct mwrite *mw)
 {
+	if (e->changes.on && mw->effect.kind != EFFECT_IS_NOTHING)
+		note_changes(e, mw);
 	if (mw->effect.kind == EFFECT_IS_NOTHING || mw->effect.kind == EFFECT_IS_BROADCAST || !e->mirroring) {
 		release(mw);
 		return;
@@ -511,7 +564,7 @@ static void finish(struct engine *e, struct mwrite *mw)
 
 static void tail_reply(struct mwrite *mw, const struct reply *r)
 {
-	assert(mw->tail_left > 0);
+	assert(mw->tail_left > 0 && mw->reply);
 	mw->tail_left--;
 	if (mw->probe && mw->tail_left == mw->checks)
 		mw->probe_reply = r->p ? sdsnewlen(r->p, r->n) : sdsempty();

@@ -8,6 +8,7 @@
 
 #include "proxy/keyhash.h"
 #include "proxy/log.h"
+#include "proxy/usage.h"
 #include "proxy/worker.h"
 
 #define SCRIPTS_MAX_BYTES (64u << 20)
@@ -45,6 +46,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 		f->workers[i].id = i;
 		f->workers[i].fleet = f;
 		f->workers[i].stats = &f->stats[i];
+		f->stats[i].usage = usage_new();
 		worker_init(&f->workers[i]);
 	}
 	for (unsigned i = 0; i < f->nworkers; i++)
@@ -64,6 +66,8 @@ void fleet_free(struct fleet *f)
 	free(f->notes);
 	pthread_mutex_destroy(&f->nodes_lock);
 	scripts_free(f->scripts);
+	for (unsigned i = 0; i < f->nworkers; i++)
+		usage_free(f->stats[i].usage);
 	free(f->stats);
 	free(f->workers);
 	free(f);
@@ -539,6 +543,32 @@ static void do_release(void *arg)
 void fleet_release(struct fleet *f, uint16_t slot)
 {
 	post_slot(f, do_release, f->owner[slot], slot, 0, slice(NULL, 0));
+}
+
+static void do_follow(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_follow(a->w->engine, slice(a->key, a->n));
+	free(a);
+}
+
+void fleet_follow(struct fleet *f, struct slice key, uint16_t slot)
+{
+	post_slot(f, do_follow, f->owner[slot], slot, 0, key);
+}
+
+static void do_changes(void *arg)
+{
+	struct about_slot *a = arg;
+
+	engine_changes(a->w->engine, a->slot);
+	free(a);
+}
+
+void fleet_changes(struct fleet *f, uint16_t slot)
+{
+	post_slot(f, do_changes, f->owner[slot], slot, 0, slice(NULL, 0));
 }
 
 static void do_slot_done(void *arg)

@@ -25,7 +25,9 @@ static inline bool slot_set_has(const struct slot_set *s, unsigned slot) { retur
 static inline void slot_set_add(struct slot_set *s, unsigned slot) { s->bits[slot / 64] |= UINT64_C(1) << (slot % 64); }
 
 /* Written by one worker each. */
+struct usage;
 struct worker_stats {
+	struct usage *usage; /* usage.h; set before the worker begins */
 	_Atomic uint64_t clients, connections, commands, reads, writes;
 	_Atomic uint64_t effects;      /* sent to the follower so far */
 	_Atomic uint64_t queued;       /* effects not yet acknowledged */
@@ -107,6 +109,8 @@ bool fleet_offer(struct fleet *f, struct copy *c);
 bool fleet_mark(struct fleet *f, struct slice key, uint16_t slot);
 void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms);
 void fleet_release(struct fleet *f, uint16_t slot);
+void fleet_follow(struct fleet *f, struct slice key, uint16_t slot);
+void fleet_changes(struct fleet *f, uint16_t slot);
 void fleet_slot_done(struct fleet *f, uint16_t slot);
 void fleet_slot_clean(struct fleet *f, uint16_t slot);
 double fleet_pressure(struct fleet *f);
@@ -116,5 +120,6 @@ void backfill_thread_repair(struct backfill_thread *t, unsigned from, struct sli
 void backfill_thread_copied(struct backfill_thread *t, unsigned from, struct copy *c);
 void backfill_thread_rescan_slot(struct backfill_thread *t, unsigned from, uint16_t slot);
 void backfill_thread_held(struct backfill_thread *t, unsigned from, uint16_t slot, bool ok);
+void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known);
 
 #endif

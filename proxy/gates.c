@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/advice.h"
 #include "proxy/phases_internal.h"
 
 typedef unsigned long long ull;
@@ -18,7 +19,8 @@ static void gate_reachable(const struct phase_facts *f, struct gate *g)
 	if (g->ok)
 		snprintf(g->text, sizeof(g->text), "every primary of both sides answers");
 	else
-		snprintf(g->text, sizeof(g->text), "the %s does not answer as a whole: %s", side_name(down), f->down[down]);
+		snprintf(g->text, sizeof(g->text), "the %s does not answer as a whole: %s: %s", side_name(down), f->down[down],
+			 advice_unreachable(down, f->down[down]));
 }
 
 static void gate_slots(const struct phase_facts *f, enum side to, struct gate *g)
@@ -78,15 +80,29 @@ static void gate_verify(const struct phases *p, enum side to, struct gate *g)
 	snprintf(g->text, sizeof(g->text), "%s", text);
 }
 
+/* For the way back nothing is asked: it must stay open. */
+static void gate_preflight(const struct phase_facts *f, enum side to, struct gate *g)
+{
+	say(g, "preflight", to == SIDE_SOURCE || f->check_errors == 0);
+	g->skippable = true;
+	if (to == SIDE_SOURCE)
+		snprintf(g->text, sizeof(g->text), "a rollback needs no check");
+	else if (g->ok)
+		snprintf(g->text, sizeof(g->text), "%s", f->checked ? "proxyctl check finds no error" : "no check was made: force does not wait for one");
+	else
+		snprintf(g->text, sizeof(g->text), "proxyctl check finds %u errors; the first: %s", f->check_errors, f->check_error);
+}
+
 unsigned gates_check(const struct phases *p, const struct phase_facts *f, enum side to, bool partial, struct gate *gates)
 {
 	gate_reachable(f, &gates[0]);
 	gate_slots(f, to, &gates[1]);
 	gate_partial(f, partial, &gates[2]);
 	gate_backfill(p, &gates[3]);
-	gate_verify(p, to, &gates[4]);
-	gate_dirty(f, &gates[5]);
-	gate_lag(f, &gates[6]);
+	gate_preflight(f, to, &gates[4]);
+	gate_verify(p, to, &gates[5]);
+	gate_dirty(f, &gates[6]);
+	gate_lag(f, &gates[7]);
 	return GATES;
 }
 

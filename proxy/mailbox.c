@@ -5,10 +5,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #define RING_SIZE 4096 /* entries; a power of two */
+#define AGAIN_S 0.001
 
 struct mail {
 	mail_fn *fn;
@@ -29,6 +31,7 @@ struct box {
 	struct ev_loop *loop;
 	ev_io wake;
 	ev_prepare flush;
+	ev_timer again; /* keeps the loop from sleeping long while something is over */
 	int fd;
 	_Atomic bool notified; /* a wake-up is under way: no second one is written */
 	struct mailboxes *all;
@@ -135,6 +138,13 @@ static void flush_cb(struct ev_loop *loop, ev_prepare *w, int revents)
 	mailbox_flush_all(b->all, b->self);
 }
 
+static void again_cb(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	(void)loop; /* this turn's flush follows */
+	(void)w;
+	(void)revents;
+}
+
 void mailbox_attach(struct mailboxes *m, unsigned self, struct ev_loop *loop)
 {
 	struct box *b = &m->boxes[self];
@@ -147,6 +157,7 @@ void mailbox_attach(struct mailboxes *m, unsigned self, struct ev_loop *loop)
 	ev_set_priority(&b->flush, EV_MINPRI); /* behind every other prepare watcher: they may post */
 	b->flush.data = b;
 	ev_prepare_start(loop, &b->flush);
+	ev_timer_init(&b->again, again_cb, AGAIN_S, 0.);
 }
 
 void mailbox_detach(struct mailboxes *m, unsigned self)
@@ -156,6 +167,8 @@ void mailbox_detach(struct mailboxes *m, unsigned self)
 	mailbox_flush_all(m, self);
 	ev_io_stop(b->loop, &b->wake);
 	ev_prepare_stop(b->loop, &b->flush);
+	ev_timer_stop(b->loop, &b->again);
+	b->loop = NULL;
 }
 
 static bool ring_put(struct ring *r, struct mail mail)
@@ -168,6 +181,11 @@ static bool ring_put(struct ring *r, struct mail mail)
 
 static void over_put(struct ring *r, struct mail mail)
 {
+	if (r->over_n == r->over_cap && r->over_first > r->over_cap / 2) { /* what has gone makes room: a list that is never empty must not grow */
+		r->over_n -= r->over_first;
+		memmove(r->over, r->over + r->over_first, r->over_n * sizeof *r->over);
+		r->over_first = 0;
+	}
 	if (r->over_n == r->over_cap) {
 		r->over_cap = r->over_cap ? 2 * r->over_cap : 256;
 		r->over = realloc(r->over, r->over_cap * sizeof *r->over);
@@ -223,9 +241,11 @@ void mailbox_flush_all(struct mailboxes *m, unsigned from)
 				abort(); /* an eventfd counter of ours cannot overflow */
 		}
 	}
-	/* What is still over waits for the receiver: come back at once, it is running meanwhile. */
-	if (waiting && m->boxes[from].loop)
-		ev_feed_event(m->boxes[from].loop, &m->boxes[from].wake, EV_CUSTOM);
+	/* What is still over waits for the receiver, which is running meanwhile: come back soon. */
+	if (waiting && m->boxes[from].loop && !ev_is_active(&m->boxes[from].again)) {
+		ev_timer_set(&m->boxes[from].again, AGAIN_S, 0.);
+		ev_timer_start(m->boxes[from].loop, &m->boxes[from].again);
+	}
 }
 
 size_t mailbox_backlog(const struct mailboxes *m, unsigned to, unsigned from)

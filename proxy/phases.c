@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/advice.h"
 #include "proxy/log.h"
 #include "proxy/phases_internal.h"
 
@@ -99,7 +100,8 @@ static const char *start_obstacle(const struct phase_facts *f, char *text, size_
 	for (int s = 0; s < SIDES; s++)
 		if (!f->up[s]) {
 			*code = ANSWER_UNREACHABLE;
-			snprintf(text, n, "the %s is not reachable: %s", side_name((enum side)s), f->down[s]);
+			snprintf(text, n, "the %s is not reachable: %s: %s", side_name((enum side)s), f->down[s],
+				 advice_unreachable((enum side)s, f->down[s]));
 			return text;
 		}
 	for (int s = 0; s < SIDES; s++)
@@ -119,7 +121,7 @@ void phases_looked(struct phases *p, int64_t now)
 {
 	struct phase_facts f;
 	enum answer_code code;
-	char text[800];
+	char text[1400];
 
 	if (p->start.state != START_LOOKING)
 		return;

@@ -62,6 +62,9 @@ struct phase_facts {
 	bool verifying;
 	uint64_t verify_runs, verify_checked, verify_differences;
 	int64_t verified_at_ms;
+	bool checked;
+	unsigned check_errors; /* ERR lines of the last `proxyctl check`; one precedes every cutover but a forced one */
+	char check_error[512]; /* the first of them */
 };
 
 enum backfill_order { BACKFILL_START, BACKFILL_PAUSE, BACKFILL_RESUME, BACKFILL_STOP, BACKFILL_THROTTLE, BACKFILL_VERIFY };

@@ -75,14 +75,14 @@ void verify_tick(struct phases *p, const struct phase_facts *f);
 void verify_end(struct phases *p);
 
 /* gates.c: what must hold before a flip. */
-#define GATES 7
+#define GATES 8
 struct gate {
 	const char *name;
 	bool ok;
 	bool waits;      /* may become ok by waiting */
 	bool skippable;  /* by force */
 	bool unreachable; /* exit code 69 */
-	char text[512];  /* what is so; if not ok, what to do */
+	char text[640];  /* what is so; if not ok, what to do */
 };
 unsigned gates_check(const struct phases *p, const struct phase_facts *f, enum side to, bool partial, struct gate *gates);
 char *gates_json(const struct gate *gates, unsigned n);

@@ -19,6 +19,7 @@ struct worker;
 
 struct req {
 	struct req *next, *link;
+	struct req *made_next;      /* all that home has made: what is still under way at the end is given back, too */
 	struct client *client;      /* NULL: the client has gone, the reply is dropped */
 	struct split *split;        /* part of a split command, or NULL */
 	struct block *block;

@@ -33,14 +33,22 @@ struct scripts *scripts_new(size_t max_bytes)
 	return s;
 }
 
-void scripts_free(struct scripts *s)
+void scripts_forget(struct scripts *s)
 {
 	struct script *i, *next;
 
+	pthread_mutex_lock(&s->lock);
 	HASH_ITER(hh, s->table, i, next) {
 		HASH_DEL(s->table, i);
 		free(i);
 	}
+	s->bytes = 0;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void scripts_free(struct scripts *s)
+{
+	scripts_forget(s);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -60,13 +68,14 @@ static bool sha_of(struct slice body, char text[SHA_TEXT])
 	return true;
 }
 
-void scripts_remember(struct scripts *s, struct slice body)
+bool scripts_remember(struct scripts *s, struct slice body)
 {
 	char sha[SHA_TEXT];
 	struct script *i;
+	bool is_new = false;
 
 	if (!sha_of(body, sha))
-		return;
+		return false;
 	pthread_mutex_lock(&s->lock);
 	HASH_FIND(hh, s->table, sha, SHA_TEXT, i);
 	if (!i && s->bytes + body.n + sizeof *i <= s->max && (i = malloc(sizeof *i + body.n))) {
@@ -75,8 +84,32 @@ void scripts_remember(struct scripts *s, struct slice body)
 		memcpy(i->body, body.p, body.n);
 		s->bytes += body.n + sizeof *i;
 		HASH_ADD(hh, s->table, sha, SHA_TEXT, i);
+		is_new = true;
 	}
 	pthread_mutex_unlock(&s->lock);
+	return is_new;
+}
+
+static sds cat_load(sds out, const struct script *i)
+{
+	struct slice words[3] = { SLICE_LIT("SCRIPT"), SLICE_LIT("LOAD"), slice(i->body, i->n) };
+
+	return resp_cat_request(out, 3, words);
+}
+
+sds scripts_load_all(struct scripts *s, unsigned *n)
+{
+	sds out = NULL;
+	struct script *i, *next;
+
+	pthread_mutex_lock(&s->lock);
+	*n = HASH_COUNT(s->table);
+	if (*n)
+		out = sdsempty();
+	HASH_ITER(hh, s->table, i, next)
+		out = cat_load(out, i);
+	pthread_mutex_unlock(&s->lock);
+	return out;
 }
 
 sds scripts_load_request(struct scripts *s, struct slice sha)
@@ -91,10 +124,8 @@ sds scripts_load_request(struct scripts *s, struct slice sha)
 		lower[k] = sha.p[k] >= 'A' && sha.p[k] <= 'F' ? (char)(sha.p[k] + 32) : sha.p[k];
 	pthread_mutex_lock(&s->lock);
 	HASH_FIND(hh, s->table, lower, SHA_TEXT, i);
-	if (i) {
-		struct slice words[3] = { SLICE_LIT("SCRIPT"), SLICE_LIT("LOAD"), slice(i->body, i->n) };
-		out = resp_cat_request(sdsempty(), 3, words);
-	}
+	if (i)
+		out = cat_load(sdsempty(), i);
 	pthread_mutex_unlock(&s->lock);
 	return out;
 }

@@ -236,6 +236,13 @@ static sds merged(const struct split *s)
 	return sdsnewlen(s->part[0]->reply, s->part[0]->reply_len);
 }
 
+void split_free(struct split *s)
+{
+	free(s->part);
+	free(s->order);
+	free(s);
+}
+
 void split_part_done(struct worker *w, struct req *part)
 {
 	struct split *s = part->split;
@@ -253,8 +260,6 @@ void split_part_done(struct worker *w, struct req *part)
 	sdsfree(out);
 	for (uint32_t i = 0; i < s->parts; i++)
 		req_free(w, s->part[i]);
-	free(s->part);
-	free(s->order);
-	free(s);
+	split_free(s);
 	client_done(w, whole);
 }

@@ -133,6 +133,23 @@ static void close_reset(struct upstream *u)
 	u->fd = -1;
 }
 
+/* One that never was up has sent nothing that could still arrive: then the predecessor, if any, stays the one to be made sure of. */
+static void forget_connection(struct upstream *u)
+{
+	if (u->state == UPSTREAM_UP && u->client_id) {
+		u->zombie_id = u->client_id;
+		memcpy(u->zombie_run_id, u->run_id, sizeof u->run_id);
+	}
+	u->client_id = 0;
+	u->watching = false;
+	u->sample_at = 0;
+	close_reset(u);
+	block_unref(u->in);
+	u->in = NULL;
+	u->in_off = 0;
+	resp_reply_reset(&u->parser);
+}
+
 void upstream_give_up(struct upstream *u, const char *why)
 {
 	bool was_up = u->state == UPSTREAM_UP;
@@ -142,19 +159,10 @@ void upstream_give_up(struct upstream *u, const char *why)
 	if (!was_up)
 		snprintf(u->why, sizeof u->why, "%s %s is not reachable: %s", side_name(u->side), u->name, why);
 	log_limited(LOG_WARNING, "%s", u->why);
-	close_reset(u);
-	block_unref(u->in);
-	u->in = NULL;
-	u->in_off = 0;
-	resp_reply_reset(&u->parser);
-	if (u->client_id) {
-		u->zombie_id = u->client_id;
-		memcpy(u->zombie_run_id, u->run_id, sizeof u->run_id);
-		u->client_id = 0;
-	}
-	u->watching = false;
+	if (was_up)
+		u->missed = true;
+	forget_connection(u);
 	u->failures++;
-	u->sample_at = 0;
 	u->retry_at = now(u) + (wait < BACKOFF_MAX_S ? wait : BACKOFF_MAX_S);
 	set_state(u, UPSTREAM_DOWN);
 	fail_all(u);
@@ -164,7 +172,7 @@ void upstream_give_up(struct upstream *u, const char *why)
 void upstream_close(struct upstream *u)
 {
 	snprintf(u->why, sizeof u->why, "%s %s was closed", side_name(u->side), u->name);
-	close_reset(u);
+	forget_connection(u);
 	set_state(u, UPSTREAM_IDLE);
 	fail_all(u);
 }
@@ -172,7 +180,6 @@ void upstream_close(struct upstream *u)
 void upstream_free(struct upstream *u)
 {
 	upstream_close(u);
-	block_unref(u->in);
 	free(u->fifo);
 	free(u);
 }
@@ -272,7 +279,6 @@ static void greet_more(struct upstream *u)
 		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
 		u->greeting_left++;
 	}
-	u->zombie_id = 0;
 	if (u->watch) {
 		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", NULL);
 		u->greeting_left++;
@@ -287,6 +293,7 @@ static void greet_more(struct upstream *u)
 static void arrive(struct upstream *u)
 {
 	u->failures = 0;
+	u->zombie_id = 0;
 	u->progress = now(u);
 	set_state(u, UPSTREAM_UP);
 	upstream_watch(u, u->watch);
@@ -304,12 +311,24 @@ static void take_run_id(struct upstream *u, struct slice info)
 		snprintf(u->run_id, sizeof u->run_id, "%.40s", at + 7);
 }
 
+/* The second round may be refused by what the service account is allowed: that is told, and clients are served. */
+static void greeting_refused(struct upstream *u, struct slice r)
+{
+	if (u->watching && u->greeting_left == 1)
+		on_watched(u, &(struct reply){ .p = r.p, .n = r.n });
+	else
+		log_limited(LOG_WARNING, "%s %s refuses CLIENT KILL (%.*s): commands of the connection that was lost may still arrive", side_name(u->side),
+			    u->name, (int)r.n - 3, r.p + 1);
+}
+
 static bool greeting_reply(struct upstream *u, struct slice r)
 {
 	struct resp_item item = { 0 };
 
 	resp_item(r.p, r.p + r.n, &item);
-	if (item.type == '-') {
+	if (item.type == '-' && u->introduced) {
+		greeting_refused(u, r);
+	} else if (item.type == '-') {
 		char why[256];
 		snprintf(why, sizeof why, "%.*s", (int)(item.text.n < 200 ? item.text.n : 200), item.text.p);
 		upstream_give_up(u, why);
@@ -470,7 +489,7 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 
 void upstream_flush(struct upstream *u)
 {
-	if (u->state == UPSTREAM_DOWN) {
+	if (u->state == UPSTREAM_DOWN || (u->state == UPSTREAM_IDLE && u->fifo_n)) {
 		upstream_open(u);
 		if (u->state == UPSTREAM_DOWN)
 			fail_all(u);
@@ -499,9 +518,7 @@ void upstream_send(struct upstream *u, const char *p, size_t n, struct block *ho
 	fifo_push(u, (struct await){ fn, arg, u->queued, replies });
 	u->queued += n;
 	outq_add(&u->out, p, n, holder);
-	if (u->state == UPSTREAM_IDLE)
-		upstream_open(u);
-	if (!u->flushing)
+	if (!u->flushing) /* opening, which may fail at once, is the flush's, too */
 		u->owner->flush_soon(u->owner->ctx, u);
 }
 

@@ -77,6 +77,7 @@ struct upstream {
 	bool introduced;         /* the first round of the greeting is over */
 	bool watch;              /* CLIENT TRACKING wanted */
 	bool watching;
+	bool missed;             /* a watched connection was lost, or slots came before it was up: the owner has to look when it is */
 	int64_t client_id;       /* of this connection at the server; 0 unknown */
 	int64_t zombie_id;       /* of the one given up before */
 	char run_id[44], zombie_run_id[44];

@@ -8,6 +8,7 @@
 #include "proxy/client.h"
 #include "proxy/log.h"
 #include "resp/parse.h"
+#include "resp/write.h"
 
 #define TICK_S 0.01
 #define DRAIN_LIMIT_S 5.0
@@ -17,13 +18,19 @@
 
 struct req *req_new(struct worker *w)
 {
-	struct req *r = w->req_pool;
+	struct req *r = w->req_pool, *made_next;
 
-	if (r)
+	if (r) {
 		w->req_pool = r->next;
-	else if (!(r = malloc(sizeof *r)))
-		abort();
+		made_next = r->made_next;
+	} else {
+		if (!(r = malloc(sizeof *r)))
+			abort();
+		made_next = w->reqs_made;
+		w->reqs_made = r;
+	}
 	memset(r, 0, sizeof *r);
+	r->made_next = made_next;
 	r->home = (uint16_t)w->id;
 	r->ask_node = NODE_NONE;
 	return r;
@@ -34,6 +41,8 @@ void req_free(struct worker *w, struct req *r)
 	assert(r->home == w->id && !r->mw);
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	r->block = r->reply_block = NULL;
+	r->split = NULL;
 	r->next = w->req_pool;
 	w->req_pool = r;
 }
@@ -138,31 +147,70 @@ static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
 	}
 }
 
+static void on_script(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* a node that did not take it says NOSCRIPT when it is called */
+}
+
+/* EVALSHA must find its scripts on a node that comes up, whichever side it is of: after a flip nobody loads them again. */
+static void load_scripts(struct worker *w, struct upstream *u)
+{
+	unsigned n;
+	sds all = scripts_load_all(w->fleet->scripts, &n);
+
+	if (all)
+		upstream_send(u, all, sdslen(all), NULL, n, on_script, NULL);
+	sdsfree(all);
+}
+
+void worker_new_script(struct worker *w, struct slice body)
+{
+	struct slice words[3] = { SLICE_LIT("SCRIPT"), SLICE_LIT("LOAD"), body };
+	unsigned sent = 0;
+
+	if (!engine_is_mirroring(w->engine))
+		return;
+	sds load = resp_cat_request(sdsempty(), 3, words);
+	worker_send_all_nodes(w, SIDE_OTHER(fleet_authority(w->fleet, 0)), load, sdslen(load), on_script, NULL, &sent);
+	sdsfree(load);
+}
+
+/* What the watch would have told is unknown (design, section 6): the node's slots are compared again. Without a watch the versions move at least. */
+static void node_unseen(struct worker *w, const struct upstream *u, const char *why)
+{
+	struct slot_set slots = { { 0 } };
+
+	for (unsigned i = 0; u->watch && i < SLOTS; i++)
+		if (w->upstreams[w->route[u->side][i]] == u)
+			slot_set_add(&slots, i);
+	engine_slots_dirty(w->engine, &slots, why);
+}
+
+/* Only now is the predecessor gone for sure and the watch on: what was read meanwhile is worth nothing (race 7). */
 static void owner_up(void *ctx, struct upstream *u)
 {
 	struct worker *w = ctx;
 
+	if (u->missed && engine_is_mirroring(w->engine))
+		node_unseen(w, u, "a node was not watched for a while");
+	u->missed = false;
+
 	log_verbose("%s %s is connected", side_name(u->side), u->name);
 	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_UP);
+	load_scripts(w, u);
 }
 
-/* What a lost watch would have told is unknown (design, section 6): the node's slots are compared again. */
 static void owner_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
 {
 	struct worker *w = ctx;
-	struct slot_set slots = { { 0 } };
 
 	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_DOWN);
 	fleet_tell_refresh(w, u->side, why);
 	if (!was_up || !engine_is_mirroring(w->engine))
 		return;
 	fleet_tell_void(w, why);
-	if (!u->watch)
-		return;
-	for (unsigned i = 0; i < SLOTS; i++)
-		if (w->upstreams[w->route[u->side][i]] == u)
-			slot_set_add(&slots, i);
-	engine_slots_dirty(w->engine, &slots, why);
+	node_unseen(w, u, why);
 }
 
 static uint16_t upstream_add(struct worker *w, enum side side, const char *name)
@@ -197,6 +245,14 @@ static void connect_all(struct worker *w)
 	}
 }
 
+/* What others write there before it is watched will be unknown. */
+void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node)
+{
+	if (w->route[side][slot] != w->nowhere[side] && !upstream_is_up(w->upstreams[node]))
+		w->upstreams[node]->missed = true;
+	w->route[side][slot] = node;
+}
+
 void worker_topology(struct worker *w, struct topology *t)
 {
 	enum side side = t->side;
@@ -212,7 +268,7 @@ void worker_topology(struct worker *w, struct topology *t)
 		uint16_t node = t->slot_node[slot] == NODE_NONE ? w->nowhere[side] : index[t->slot_node[slot]];
 		if (node == w->route[side][slot])
 			continue;
-		w->route[side][slot] = node;
+		worker_route(w, side, (uint16_t)slot, node);
 		if (w->fleet->owner[slot] == w->id && fleet_authority(w->fleet, (uint16_t)slot) == side)
 			engine_route_changed(w->engine, (uint16_t)slot);
 	}
@@ -271,8 +327,10 @@ static void mirror_turn(struct worker *w)
 void worker_mirror(struct worker *w, bool on)
 {
 	engine_mirror(w->engine, on);
-	for (uint16_t i = 0; i < w->nupstreams; i++)
+	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], on && w->fleet->config->mirror_tracking);
+		w->upstreams[i]->missed = false;
+	}
 	w->mirror_wanted = on;
 	w->mirror_proving = false;
 	if (on)
@@ -438,6 +496,8 @@ void *worker_main(void *arg)
 	mailbox_flush_all(w->fleet->mail, w->id);
 	block_unref(w->read_block);
 	w->read_block = NULL;
+	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
+		upstream_close(w->upstreams[i]);
 	for (uint16_t i = 0; i < w->nupstreams; i++)
 		upstream_free(w->upstreams[i]);
 	outq_pool_release();
@@ -448,9 +508,12 @@ void *worker_main(void *arg)
 /* By the control thread, when every thread has ended. */
 void worker_release(struct worker *w)
 {
-	while (w->req_pool) {
-		struct req *r = w->req_pool;
-		w->req_pool = r->next;
+	for (struct req *r = w->reqs_made, *next; r; r = next) { /* some may have been under way when the threads ended */
+		next = r->made_next;
+		block_unref(r->block);
+		block_unref(r->reply_block);
+		if (r->split && r->part == 0)
+			split_free(r->split);
 		free(r);
 	}
 	engine_free(w->engine);

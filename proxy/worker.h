@@ -51,7 +51,7 @@ struct worker {
 	size_t argv_cap;
 	struct key_ref *keys;
 	size_t keys_cap;
-	struct req *req_pool;
+	struct req *req_pool, *reqs_made;
 
 	/* end of the turn */
 	struct upstream *flush_upstreams;
@@ -106,10 +106,13 @@ void worker_drain(struct worker *w);
 void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
 void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
+void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node); /* the slot's node from now on */
 uint16_t worker_upstream(struct worker *w, enum side side, const char *name); /* index in upstreams; made if new */
 
 struct req *req_new(struct worker *w);
 void req_free(struct worker *w, struct req *r);
+
+void worker_new_script(struct worker *w, struct slice body); /* the follower gets it, too */
 
 /* fleet.c */
 void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state);
@@ -138,6 +141,7 @@ uint32_t words_of(struct worker *w, const struct resp_request *p, const char *by
 bool split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
 void split_part_done(struct worker *w, struct req *part);
+void split_free(struct split *s); /* not its parts */
 
 /* local.c */
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);

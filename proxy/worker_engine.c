@@ -94,7 +94,7 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	if (!w->upstreams[node]->addr_len)
 		return NODE_NONE;
 	if (moved)
-		w->route[side][slot] = node;
+		worker_route(w, side, slot, node);
 	return node;
 }
 
@@ -176,6 +176,13 @@ static void io_held(void *ctx, uint16_t slot, bool ok)
 	backfill_thread_held(w->fleet->start.backfill, w->id, slot, ok);
 }
 
+static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known)
+{
+	struct worker *w = ctx;
+
+	backfill_thread_changed(w->fleet->start.backfill, w->id, slot, elements, writes, known);
+}
+
 static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 {
 	fleet_tell_fenced(ctx, flip, ok, why);
@@ -209,7 +216,7 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 	*io = (struct engine_io){
 		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
-		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held,
+		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
 		.fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms,
 	};
 }

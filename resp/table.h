@@ -147,6 +147,7 @@ enum {
 	CMD_SCRIPT = 1 << 23,      /* may write even when it answers an error; may write undeclared keys */
 	CMD_BODY = 1 << 25,        /* the word behind the name is a script's body: remembered */
 	CMD_SHA = 1 << 26,         /* …is a script's SHA1: loaded where it is missing */
+	CMD_UNLOADS = 1 << 27,     /* scripts are forgotten */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

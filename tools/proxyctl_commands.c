@@ -318,6 +318,30 @@ enum exit_status run_status(const struct command *command, const struct options 
 	return exit;
 }
 
+enum exit_status run_check(const struct command *command, const struct options *o)
+{
+	static const char *const words[] = {"PROXY", "CHECK"};
+	struct admin *a = open_or_fail(o);
+	enum exit_status exit = STATUS_DONE;
+	struct answer answer;
+	json_t *lines;
+
+	(void)command;
+	if (!a)
+		return STATUS_UNREACHABLE;
+	admin_call(a, 2, words, &answer);
+	lines = answer_json(o, &answer, &exit);
+	if (lines && check_errors(lines) > 0)
+		exit = STATUS_REFUSED;
+	if (lines && o->json)
+		print_json(lines);
+	else if (lines)
+		check_print(lines, stdout);
+	json_decref(lines);
+	admin_close(a);
+	return exit;
+}
+
 enum exit_status run_verify(const struct command *command, const struct options *o)
 {
 	const char *words[] = {"PROXY", "VERIFY", "REPAIR"};

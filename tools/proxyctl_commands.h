@@ -46,6 +46,7 @@ void options_parse(const struct command *command, int argc, char **argv, struct 
 
 enum exit_status run_simple(const struct command *command, const struct options *o);
 enum exit_status run_status(const struct command *command, const struct options *o);
+enum exit_status run_check(const struct command *command, const struct options *o);
 enum exit_status run_throttle(const struct command *command, const struct options *o);
 enum exit_status run_verify(const struct command *command, const struct options *o);
 enum exit_status run_flip(const struct command *command, const struct options *o);

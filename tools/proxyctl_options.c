@@ -16,6 +16,10 @@ const struct command commands[] = {
 	{"start", "", "begin a migration: mirror writes, then copy what was there before",
 	 "Turns mirroring on and returns. The backfill follows by itself: see status --watch, or wait for 'synced'. Asks nothing.",
 	 TAKES_JSON, run_simple, EXIT_0 EXIT_1 EXIT_COMMON, NULL},
+	{"check", "", "look whether a migration can be expected to go well",
+	 "Looks at both sides and at what the applications use; tells, line by line, OK, WARN or ERR, and what to do. Changes nothing, at any time. "
+	 "Every cutover is preceded by the same check: an ERR refuses it.", TAKES_JSON, run_check,
+	 "  0   no line is ERR\n  1   at least one is, or it could not be done\n" EXIT_COMMON, NULL},
 	{"status", "", "where the migration stands", "Shows where the migration stands.", TAKES_JSON | TAKES_WATCH, run_status, EXIT_0 EXIT_COMMON, NULL},
 	{"pause", "", "halt the backfill; mirroring goes on", "Halts the backfill. Mirroring and repairs go on.", TAKES_JSON, run_simple, EXIT_0 EXIT_1 EXIT_COMMON, NULL},
 	{"resume", "", "let the backfill go on", "Lets a paused backfill go on.", TAKES_JSON, run_simple, EXIT_0 EXIT_1 EXIT_COMMON, NULL},

@@ -314,6 +314,40 @@ bool gates_print(const json_t *gates, FILE *out)
 	return gates_open(gates);
 }
 
+/* ---- the check */
+
+static unsigned count_level(const json_t *lines, const char *level)
+{
+	unsigned n = 0;
+	size_t i;
+	json_t *line;
+
+	json_array_foreach (lines, i, line)
+		n += strcmp(status_text(line, "level", ""), level) == 0;
+	return n;
+}
+
+unsigned check_errors(const json_t *lines)
+{
+	return count_level(lines, "ERR");
+}
+
+void check_print(const json_t *lines, FILE *out)
+{
+	unsigned errors = check_errors(lines), warnings = count_level(lines, "WARN");
+	size_t i;
+	json_t *line;
+
+	json_array_foreach (lines, i, line) {
+		const char *todo = status_text(line, "todo", "");
+
+		fprintf(out, "%-4s %-12s %s\n", status_text(line, "level", "?"), status_text(line, "check", "?"), status_text(line, "text", ""));
+		if (*todo)
+			fprintf(out, "%17s → %s\n", "", todo);
+	}
+	fprintf(out, "%u error%s, %u warning%s\n", errors, errors == 1 ? "" : "s", warnings, warnings == 1 ? "" : "s");
+}
+
 /* ---- progress */
 
 static void draw_bar(char *out, size_t len, unsigned width, int64_t done, int64_t total)

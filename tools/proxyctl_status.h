@@ -29,6 +29,10 @@ void flip_print(const json_t *last_flip, FILE *out);
 bool gates_print(const json_t *gates, FILE *out);
 bool gates_open(const json_t *gates);
 
+/* The lines of a check, then their numbers. */
+void check_print(const json_t *lines, FILE *out);
+unsigned check_errors(const json_t *lines);
+
 /* One line of progress, without line end: bar_width > 0 draws a bar of that many cells. */
 void progress_line(const json_t *status, unsigned bar_width, char *line, size_t len);
 void verify_progress_line(const json_t *status, unsigned bar_width, char *line, size_t len);

@@ -20,6 +20,7 @@
 
 #include "backfill/backfill.h"
 #include "backfill/bulk.h"
+#include "backfill/large.h"
 #include "resp/parse.h"
 
 static struct ev_loop *loop;
@@ -181,7 +182,8 @@ static void on_applied(void *arg, struct slice reply, const char *why)
 		free(j);
 		return;
 	}
-	bool error = reply.p[0] == '-' || (reply.p[0] == '*' && memmem(reply.p, reply.n, "\r\n-", 3) && reply.n < 4096);
+	bool error = reply.p[0] == '-' || (reply.p[0] == '*' && j->c->tmp && !large_swapped(reply)) ||
+		     (reply.p[0] == '*' && !j->c->tmp && memmem(reply.p, reply.n, "\r\n-", 3) && reply.n < 4096);
 	if (error && !j->failed) {
 		j->failed = true;
 		free(j->c->why);

@@ -110,6 +110,8 @@ static const char *const result_names[] = { [RECIPE_OK] = "ok", [RECIPE_GONE] = 
 					    [RECIPE_CANNOT] = "cannot", [RECIPE_ERROR] = "error" };
 static const char *const recipe_names[] = { "dump", "string", "list", "set", "zset", "hash", "stream" };
 
+static bool swaps; /* blocks are those of large.h */
+
 /* An error among the block's replies, those inside EXEC's included. */
 static bool block_error(const struct answer *a, struct slice *text)
 {
@@ -120,7 +122,7 @@ static bool block_error(const struct answer *a, struct slice *text)
 		*text = item.text;
 		if (item.type == '-')
 			return true;
-		if (item.type != '*')
+		if (item.type != '*' || (swaps && large_swapped(a->replies[i])))
 			continue;
 		for (p += n; p < end; p += resp_value_len(p, end))
 			if (resp_item(p, end, &item) && item.type == '-') {
@@ -201,8 +203,10 @@ static void large_done(void *arg, enum recipe_result result, sds block, unsigned
 static void copy_large(struct slice key)
 {
 	static uint64_t serial;
+
+	swaps = true;
 	struct large_wait w = { .done = false };
-	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), ++serial, now_ms };
+	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), ++serial, now_ms, NULL };
 
 	large_start(&o, large_done, &w);
 	while (!w.done)

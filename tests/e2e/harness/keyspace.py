@@ -86,10 +86,10 @@ def _digest_chunk(client, keys, with_field_ttl, result):
     replies = client.pipeline(
         [READERS.get(kinds[k], lambda k: ("DUMP", k))(k) for k in keys], chunk=100)
     for key, reply in zip(keys, replies):
-        if isinstance(reply, RespError):
+        if isinstance(reply, RespError) and "no such key" not in str(reply):
             raise reply
-        if reply is None or reply == []:
-            continue  # expired meanwhile
+        if reply is None or reply == [] or isinstance(reply, RespError):
+            continue  # gone meanwhile
         result[key] = (kinds[key].decode(), _value(kinds[key], reply), expiry[key])
     if with_field_ttl:
         _add_field_ttl(client, [k for k in keys if k in result and kinds[k] == b"hash"], result)

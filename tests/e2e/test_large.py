@@ -1,0 +1,279 @@
+"""Large values: copied in bounded chunks, under writes, there and back; what it costs the servers and the proxy.
+
+Figures are printed (-s shows them) and kept in docs/large-values.md."""
+import collections
+import threading
+import time
+
+import pytest
+from harness import Client, RespError
+from harness.crossfade import built_with_faults
+from harness.process import wait_until
+from test_recipe import copytool
+
+FAR_MS = 1999999999000
+BATCH = 50000
+STRING = "lg:string"
+
+# The words of element i of a key, and the command that takes many of them; the server makes them itself.
+FILL = {
+    "lg:hash": ("HSET", "'field:'..i,'value:'..i"),
+    "lg:set": ("SADD", "'member:'..i"),
+    "lg:zset": ("ZADD", "i/8,'member:'..i"),
+    "lg:list": ("RPUSH", "'element:'..i"),
+    "lg:stream": ("XADD", None),
+}
+SCRIPT = """
+local key, from, to = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local words = {}
+for i = from, to do
+    for _, w in ipairs({%s}) do words[#words + 1] = w end
+    if #words >= 1000 or i == to then
+        redis.call('%s', key, unpack(words))
+        words = {}
+    end
+end"""
+STREAM = "for i=tonumber(ARGV[1]),tonumber(ARGV[2]) do redis.call('XADD',KEYS[1],i..'-1','f','value:'..i) end"
+
+
+def one(store, key):
+    """A connection to the node that has the key."""
+    node = store.client_for(key)
+    return Client(node.port, timeout=600)
+
+
+def fill(source, n, string_mb):
+    for key, (verb, words) in FILL.items():
+        with one(source, key) as c:
+            for at in range(1, n + 1, BATCH):
+                c.call("EVAL", SCRIPT % (words, verb) if words else STREAM, 1, key, at, min(n, at + BATCH - 1))
+    with one(source, STRING) as c:
+        for at in range(string_mb):
+            c.call("SETRANGE", STRING, at << 20, (b"%08d" % at) * (1 << 17))
+    source.call("PEXPIREAT", "lg:hash", FAR_MS)
+    source.call("XGROUP", "CREATE", "lg:stream", "g", "0")
+    for i in range(8):
+        source.call("XREADGROUP", "GROUP", "g", "c%d" % i, "COUNT", 200, "STREAMS", "lg:stream", ">")
+
+
+def fingerprint(store, key):
+    """All of a value but the times of delivery of pending entries; by the server, which does not block for us alone."""
+    with one(store, key) as c:
+        kind = c.call("TYPE", key)
+        what = [kind, c.call("PEXPIRETIME", key), c.call("DEBUG", "DIGEST-VALUE", key)]
+        if kind == b"stream":
+            what += [c.call("XLEN", key), c.call("XPENDING", key, "g"), c.call("XINFO", "STREAM", key)[6:8]]
+        return what
+
+
+def unequal(source, target):
+    keys = list(FILL) + [STRING]
+    return [k for k in keys if fingerprint(source, k) != fingerprint(target, k)]
+
+
+BY_US = ("DEBUG", "EVAL", "CONFIG", "SLOWLOG", "INFO", "SCAN", "KEYS", "CLUSTER")  # sent by the tests, or by the control thread
+STRINGS = ("SET", "SETRANGE", "GETRANGE", "APPEND")
+
+
+class Slow:
+    """The longest commands of both sides, by SLOWLOG, in ms. It counts the time in which the server had no CPU, too: hence percentiles beside it."""
+
+    def __init__(self, *stores):
+        self.stores = stores
+        for node in self.nodes():
+            node.call("CONFIG", "SET", "slowlog-log-slower-than", 1000)
+            node.call("CONFIG", "SET", "slowlog-max-len", 20000)
+        self.reset()
+
+    def nodes(self):
+        return [n for s in self.stores for n in s.primaries()]
+
+    def reset(self):
+        for node in self.nodes():
+            node.call("SLOWLOG", "RESET")
+            node.call("CONFIG", "RESETSTAT")
+
+    def longest(self):
+        """{(kind of server, command): [longest, how many over 1 ms, over 10 ms, percentiles]} since the last time."""
+        found = collections.defaultdict(lambda: [0, 0, 0, ""])
+        for node in self.nodes():
+            percentiles = node.info("latencystats")
+            for entry in node.call("SLOWLOG", "GET", 20000):
+                command = entry[3][0].decode().upper()
+                if command in BY_US:
+                    continue
+                seen = found[node.kind, command]
+                seen[0] = max(seen[0], entry[2] / 1000)
+                seen[1] += 1
+                seen[2] += entry[2] > 10000
+                seen[3] = percentiles.get("latency_percentiles_usec_" + command.lower(), "")
+        self.reset()
+        return found
+
+
+def report(title, longest):
+    """Prints it; returns the longest of a collection's."""
+    print("%s:" % title)
+    for (kind, command), (ms, n, long, percentiles) in sorted(longest.items(), key=lambda i: -i[1][0]):
+        print("    %-11s %-12s %8.1f ms longest, %d over 1 ms, %d over 10 ms; in us %s" % (kind, command, ms, n, long, percentiles))
+    return max([seen[0] for (_, command), seen in longest.items() if command not in STRINGS], default=0)
+
+
+class Writer:
+    """Changes every large value through the proxy, a few times per ms, while it is copied."""
+
+    def __init__(self, proxy, n, keys, pause=0.003):
+        self.proxy, self.n, self.keys, self.pause = proxy, n, keys, pause
+        self.stop, self.errors, self.rounds, self.longest = threading.Event(), [], 0, 0
+        self.threads = [threading.Thread(target=self.run, args=(k,), daemon=True) for k in keys]
+
+    def commands(self, key, i):
+        old = (i * 7919) % self.n + 1
+        return {
+            "lg:hash": [("HSET", key, "field:%d" % old, "new:%d" % i), ("HSET", key, "more:%d" % i, i), ("HDEL", key, "field:%d" % (old + 1)),
+                        ("HINCRBY", key, "count", 1)],
+            "lg:set": [("SADD", key, "more:%d" % i), ("SREM", key, "member:%d" % old), ("SPOP", key)],
+            "lg:zset": [("ZADD", key, i, "more:%d" % i), ("ZINCRBY", key, 1.5, "member:%d" % old), ("ZREM", key, "member:%d" % (old + 1))],
+            "lg:list": [("RPUSH", key, "more:%d" % i), ("LPOP", key)],
+            "lg:stream": [("XADD", key, "*", "f", i)],
+            STRING: [("SETRANGE", key, old, "%d" % i)],
+        }[key]
+
+    def run(self, key):
+        try:
+            i = 0
+            with self.proxy.connect(timeout=120) as link:
+                while not self.stop.is_set():
+                    i += 1
+                    began = time.monotonic()
+                    self.errors += [str(r) for r in link.pipeline(self.commands(key, i)) if isinstance(r, RespError)]
+                    self.longest = max(self.longest, time.monotonic() - began)
+                    self.rounds += 1
+                    time.sleep(self.pause)
+        except Exception as e:  # noqa: B902
+            self.errors.append(repr(e))
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stop.set()
+        for t in self.threads:
+            t.join(120)
+
+
+def memory(proxy, what="VmHWM"):
+    """MB that the proxy has, or had at most."""
+    with open("/proc/%d/status" % proxy.pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(what)) / 1024
+
+
+def no_temporary_keys(store):
+    return not [k for n in store.primaries() for k in n.call("KEYS", "crossfade:tmp:*")]
+
+
+def there_and_back(source, target, crossfade, n, string_mb, seconds, rss_mb):
+    fill(source, n, string_mb)
+    proxy = crossfade(source, target, config={"backfill-adaptive": False})
+    before, slow = memory(proxy), Slow(source, target)
+    began = time.monotonic()
+    proxy.ctl("start")
+    proxy.wait("synced,dirty=0,lag=0", timeout=seconds)
+    took = time.monotonic() - began
+    worst = report("copy of %d elements a key, %d MB string: %.1f s" % (n, string_mb, took), slow.longest())
+    assert unequal(source, target) == []
+    # Again, by a change past the proxy: now an old value is there to be moved aside.
+    slow.longest()
+    for key, command in {"lg:hash": ("HSET", "lg:hash", "x", 1), "lg:set": ("SADD", "lg:set", "x"), "lg:zset": ("ZADD", "lg:zset", 1, "x"),
+                         "lg:list": ("LSET", "lg:list", 0, "x"), "lg:stream": ("XADD", "lg:stream", "*", "f", 1),
+                         STRING: ("SETRANGE", STRING, 7, "past the proxy")}.items():
+        source.call(*command)
+    wait_until("copied again", lambda: proxy.status()["dirty_keys"] == 0 and target.call("HEXISTS", "lg:hash", "x"), seconds, 0.3)
+    wait_until("all are equal", lambda: unequal(source, target) == [], seconds, 0.5)
+    worst = max(worst, report("over an old value", slow.longest()))
+    wait_until("nothing temporary is left", lambda: no_temporary_keys(target), 10)
+    # Back, where the receiver is older: by type.
+    began = time.monotonic()
+    proxy.ctl("verify", timeout=seconds)
+    print("verify: %.1f s" % (time.monotonic() - began))
+    worst = max(worst, report("verify", slow.longest()))
+    proxy.ctl("cutover", "--yes", timeout=300)
+    target.call("HSET", "lg:hash", "y", 1)
+    target.call("SREM", "lg:set", "x")
+    target.call("ZREM", "lg:zset", "x")
+    target.call("RPUSH", "lg:list", "y")
+    target.call("XADD", "lg:stream", "*", "f", 2)
+    target.call("SETRANGE", STRING, 5, "way back")
+    wait_until("the source has it", lambda: unequal(source, target) == [], seconds, 0.5)
+    worst = max(worst, report("back", slow.longest()))
+    wait_until("nothing temporary is left", lambda: no_temporary_keys(source), 10)
+    print("proxy: %.1f MB at first, at most %.1f MB; longest command on collections %.1f ms" % (before, memory(proxy), worst))
+    assert memory(proxy) < before + rss_mb
+    return worst
+
+
+def test_there_and_back(cluster, crossfade):
+    worst = there_and_back(cluster("redis-7.0"), cluster("valkey-9.1"), crossfade, 300000, 24, 60, 64)
+    assert worst < 50, "a machine that is shared may double what is promised, not more"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_there_and_back_ten_million(standalone, crossfade):
+    worst = there_and_back(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 512, 900, 64)
+    assert worst < 50
+
+
+def under_writes(source, target, crossfade, n, string_mb, seconds, rss_mb, keys):
+    fill(source, n, string_mb)
+    proxy = crossfade(source, target, config={"backfill-adaptive": False})
+    before, slow = memory(proxy), Slow(source, target)
+    with Writer(proxy, n, keys) as writer:
+        time.sleep(0.3)
+        began = time.monotonic()
+        proxy.ctl("start")
+        wait_until("every large key is there while it is written to",
+                   lambda: proxy.status()["backfill"]["state"] == "done" and proxy.status()["dirty_keys"] == 0 and
+                   not [k for k in list(FILL) + [STRING] if not target.call("EXISTS", k)], seconds, 0.2)
+        print("%d elements, under writes: %.1f s, %d rounds, the longest pause of a writer %.2f s, proxy at most %.1f MB (%.1f at first)" %
+              (n, time.monotonic() - began, writer.rounds, writer.longest, memory(proxy), before))
+    report("under writes", slow.longest())
+    assert writer.errors == [] and writer.rounds > 100
+    proxy.wait("synced,dirty=0,lag=0", timeout=seconds)
+    assert unequal(source, target) == []
+    wait_until("nothing temporary is left", lambda: no_temporary_keys(target), 10)
+    assert memory(proxy) < before + rss_mb
+    return writer
+
+
+def test_under_writes(cluster, crossfade):
+    under_writes(cluster("redis-7.0"), cluster("valkey-9.1"), crossfade, 300000, 24, 60, 64, list(FILL) + [STRING])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_under_writes_ten_million(standalone, crossfade):
+    writer = under_writes(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 512, 900, 64,
+                          ["lg:hash", "lg:set", "lg:zset"])
+    assert writer.longest < 2
+
+
+@pytest.mark.skipif("not built_with_faults()", reason="a build without --enable-faults")
+def test_a_temporary_key_that_expired_loses_nothing(standalone, monkeypatch):
+    """The swap finds nothing to swap in: the copy fails, the old value is there with its expiry."""
+    source, target = standalone("redis-7.0"), standalone("valkey-9.1")
+    source.call("RPUSH", "l", *range(5000))
+    target.call("SET", "l", "old", "PXAT", FAR_MS)
+    monkeypatch.setenv("CROSSFADE_FAULT", "large-tmp-expires")
+    assert copytool("large", source, target, [b"l"])[b"l"].startswith("error applying")
+    assert target.call("GET", "l") == b"old" and target.call("PEXPIRETIME", "l") == FAR_MS
+    assert target.dbsize() == 1
+    monkeypatch.delenv("CROSSFADE_FAULT")
+    assert copytool("large", source, target, [b"l"])[b"l"].startswith("ok")
+    assert target.call("LLEN", "l") == 5000 and target.call("PEXPIRETIME", "l") == -1
+    assert target.dbsize() == 1
+    target.flushall()  # and where there was nothing to be moved aside
+    assert copytool("large", source, target, [b"l"])[b"l"].startswith("ok")
+    assert target.call("LLEN", "l") == 5000

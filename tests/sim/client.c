@@ -1,0 +1,242 @@
+/* Who writes: clients of the proxy, through the engine, and bypassers, straight on a node. Both draw from the same commands. */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "resp/parse.h"
+#include "resp/write.h"
+
+enum shape { SHAPE_KEY, SHAPE_VALUE, SHAPE_TTL, SHAPE_FIELD, SHAPE_FIELD_VALUE, SHAPE_MEMBER, SHAPE_LIFE, SHAPE_TWO, SHAPE_THREE, SHAPE_SCRIPT, SHAPE_OPTION };
+
+static const struct kind {
+	const char *name;
+	enum shape shape;
+	const char *option;
+	bool expires, script;
+} kinds[] = {
+	{ "SET", SHAPE_VALUE, NULL, false, false },    { "SET", SHAPE_TTL, NULL, true, false },       { "SET", SHAPE_OPTION, "KEEPTTL", false, false },
+	{ "SET", SHAPE_OPTION, "NX", false, false },   { "INCR", SHAPE_KEY, NULL, false, false },     { "INCR", SHAPE_KEY, NULL, false, false },
+	{ "APPEND", SHAPE_VALUE, NULL, false, false }, { "HSET", SHAPE_FIELD_VALUE, NULL, false, false }, { "HSET", SHAPE_FIELD_VALUE, NULL, false, false },
+	{ "HDEL", SHAPE_FIELD, NULL, false, false },   { "SADD", SHAPE_MEMBER, NULL, false, false },  { "SADD", SHAPE_MEMBER, NULL, false, false },
+	{ "SREM", SHAPE_MEMBER, NULL, false, false },  { "SPOP", SHAPE_KEY, NULL, false, false },     { "DEL", SHAPE_KEY, NULL, false, false },
+	{ "RENAME", SHAPE_TWO, NULL, false, false },   { "COPY", SHAPE_TWO, "REPLACE", false, false }, { "SUNIONSTORE", SHAPE_THREE, NULL, false, false },
+	{ "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PERSIST", SHAPE_KEY, NULL, true, false },
+	{ "GET", SHAPE_KEY, NULL, false, false },      { "EVAL", SHAPE_SCRIPT, NULL, false, true },
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+static const char *text_of(struct world *w, char *out, size_t n, uint64_t limit)
+{
+	snprintf(out, n, "%u", (unsigned)rnd(w, limit));
+	return out;
+}
+
+/* Lives of a few milliseconds, so that they end during the run; some long ones. */
+static const char *life_of(struct world *w, char *out, size_t n, bool absolute)
+{
+	int64_t ms = one_in(w, 4) ? 3600000 : 2 + (int64_t)rnd(w, 60);
+
+	snprintf(out, n, "%lld", (long long)(absolute ? EPOCH_MS + w->now_us / 1000 + ms : ms));
+	return out;
+}
+
+/* `absolute`: a bypasser's command is executed as it is, the model knows no PEXPIRE. */
+static sds write_command(struct world *w, const struct kind *k, int key, int second, int third, bool absolute)
+{
+	char a[24], b[24];
+	const char *name = w->key[key];
+
+	switch (k->shape) {
+	case SHAPE_KEY:
+		return resp_cat_words(sdsempty(), k->name, name, NULL);
+	case SHAPE_VALUE:
+		return resp_cat_words(sdsempty(), k->name, name, text_of(w, a, sizeof a, 1000), NULL);
+	case SHAPE_TTL:
+		return resp_cat_words(sdsempty(), k->name, name, text_of(w, a, sizeof a, 1000), absolute ? "PXAT" : "PX", life_of(w, b, sizeof b, absolute), NULL);
+	case SHAPE_OPTION:
+		return resp_cat_words(sdsempty(), k->name, name, text_of(w, a, sizeof a, 1000), k->option, NULL);
+	case SHAPE_FIELD:
+	case SHAPE_FIELD_VALUE:
+		a[0] = (char)('f' + rnd(w, FIELDS));
+		a[1] = '\0';
+		return resp_cat_words(sdsempty(), k->name, name, a, k->shape == SHAPE_FIELD ? NULL : text_of(w, b, sizeof b, 1000), NULL);
+	case SHAPE_MEMBER:
+		return resp_cat_words(sdsempty(), k->name, name, text_of(w, a, sizeof a, MEMBERS), NULL);
+	case SHAPE_LIFE:
+		return resp_cat_words(sdsempty(), absolute ? "PEXPIREAT" : k->name, name, life_of(w, a, sizeof a, absolute), NULL);
+	case SHAPE_TWO:
+		return resp_cat_words(sdsempty(), k->name, name, w->key[second], k->option, NULL);
+	case SHAPE_THREE:
+		return resp_cat_words(sdsempty(), k->name, name, w->key[second], w->key[third], NULL);
+	case SHAPE_SCRIPT:
+		return resp_cat_words(sdsempty(), k->name, text_of(w, a, sizeof a, 1024), "1", name, NULL);
+	}
+	return NULL;
+}
+
+/* A bias for the type that the key has already keeps wrong types rare: keys end in a digit, which stands for a type. */
+static bool fits(const struct kind *k, int key)
+{
+	static const enum shape hash[] = { SHAPE_FIELD, SHAPE_FIELD_VALUE };
+
+	switch (key % KEYS_PER_TAG) {
+	case 0:
+		return k->shape != SHAPE_MEMBER && k->shape != hash[0] && k->shape != hash[1] && k->shape != SHAPE_THREE;
+	case 1:
+		return k->shape != SHAPE_MEMBER && k->shape != SHAPE_VALUE && k->shape != SHAPE_THREE && strcmp(k->name, "INCR") != 0;
+	default:
+		return k->shape != hash[0] && k->shape != hash[1] && k->shape != SHAPE_VALUE && strcmp(k->name, "INCR") != 0;
+	}
+}
+
+static const struct kind *draw(struct world *w, int key, bool scripts)
+{
+	for (;;) {
+		const struct kind *k = &kinds[rnd(w, KINDS)];
+		if ((k->expires && !w->profile.expires) || (k->script && !scripts) || (!fits(k, key) && !one_in(w, 25)))
+			continue;
+		return k;
+	}
+}
+
+/* Keys that a command may name together: of one slot in a cluster. */
+static int other_key(struct world *w, int key, bool wide)
+{
+	int other = (int)rnd(w, KEYS_PER_TAG);
+
+	if (one_in(w, 2))
+		other = 2 + other % 2; /* where the sets are */
+	return wide ? (int)rnd(w, TAGS) * KEYS_PER_TAG + other : key / KEYS_PER_TAG * KEYS_PER_TAG + other;
+}
+
+static void submit(struct world *w, sds s, int key)
+{
+	struct req *r = calloc(1, sizeof *r);
+	struct resp_request p;
+
+	resp_request_init(&p, &resp_default_limits);
+	resp_request_parse(&p, s, sdslen(s));
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	r->cmd = command_find(resp_request_arg(&p, s, 0));
+	r->slot = slot_of_key(w, key);
+	r->ask_node = NODE_NONE;
+	r->write = r->cmd->effect != EFFECT_NONE;
+	resp_request_release(&p);
+	sdsfree(s);
+	r->next = w->reqs;
+	w->reqs = r;
+	w->submitted++;
+	engine_submit(w->engine, r);
+}
+
+void client_step(struct world *w)
+{
+	int key = (int)rnd(w, KEYS);
+	bool wide = w->profile.wide && !w->side[authority_of(w, tag_of(key))].is_cluster;
+	const struct kind *k = draw(w, key, w->profile.scripts);
+	int second = other_key(w, key, wide), third = other_key(w, key, wide);
+
+	w->count.scripts += k->script;
+	submit(w, write_command(w, k, key, second, third, false), key);
+}
+
+/* One key is written all the time: it must be copied nevertheless (race 11). */
+void hot_step(struct world *w)
+{
+	submit(w, write_command(w, &kinds[7], 1, 0, 0, false), 1);
+}
+
+void client_answer(struct world *w, struct req *r)
+{
+	struct req **at = &w->reqs;
+
+	while (*at && *at != r)
+		at = &(*at)->next;
+	if (!*at)
+		sim_fail(w, "a request is answered twice");
+	if (r->mw && !w->profile.ack_both)
+		sim_fail(w, "a request is answered while the mirror has it");
+	if (!r->reply_len)
+		sim_fail(w, "a request is answered with nothing");
+	*at = r->next;
+	w->answered++;
+	w->unknown += r->reply_len > 8 && memcmp(r->reply, "-UNKNOWN", 8) == 0;
+	block_unref(r->block);
+	block_unref(r->reply_block);
+	free(r);
+}
+
+/* --- past the proxy --- */
+
+static int own_key(struct world *w, struct cluster *c, struct server *n)
+{
+	int key = (int)rnd(w, KEYS), tag = tag_of(key);
+	enum side side = c == &w->side[SIDE_SOURCE] ? SIDE_SOURCE : SIDE_TARGET;
+
+	if (&c->node[c->owner[tag]] != n || c->moving_to[tag] < NODES)
+		return -1;
+	return authority_of(w, tag) == side || one_in(w, 5) ? key : -1;
+}
+
+/* What no server tells of: XACK and its like are the real ones. */
+static void silence(struct world *w, struct server *n, const struct value *before, const enum changed *changed, const bool *foreign)
+{
+	for (int key = 0; key < KEYS; key++)
+		if (!value_equal(&before[key], &n->data[key]))
+			w->hidden[key] = true;
+	memcpy(n->changed, changed, sizeof n->changed);
+	memcpy(n->foreign, foreign, sizeof n->foreign);
+}
+
+void foreign_write(struct world *w, struct cluster *c, struct server *n)
+{
+	int key = own_key(w, c, n);
+	enum side side = c == &w->side[SIDE_SOURCE] ? SIDE_SOURCE : SIDE_TARGET;
+	struct value before[KEYS];
+	enum changed changed[KEYS];
+	bool foreign[KEYS], silent = w->profile.hidden && one_in(w, 6);
+	struct resp_request p;
+	struct slice argv[8];
+
+	if (key < 0)
+		return;
+	memcpy(before, n->data, sizeof before);
+	memcpy(changed, n->changed, sizeof changed);
+	memcpy(foreign, n->foreign, sizeof foreign);
+	sds s = write_command(w, draw(w, key, false), key, other_key(w, key, false), other_key(w, key, false), true);
+	resp_request_init(&p, &resp_default_limits);
+	resp_request_parse(&p, s, sdslen(s));
+	for (uint32_t i = 0; i < p.argc && i < 8; i++)
+		argv[i] = resp_request_arg(&p, s, i);
+	n->by_foreigner = true;
+	sdsfree(command_execute(w, c, n, argv, p.argc));
+	n->by_foreigner = false;
+	if (silent)
+		silence(w, n, before, changed, foreign);
+	w->count.foreign++;
+	for (int i = 0; i < KEYS; i++)
+		w->foreign_since[side][i] |= !value_equal(&before[i], &n->data[i]);
+	trace(w, "%s: %s %.*s %.*s %.*s", side_name(side), silent ? "a silent write" : "a foreign write", (int)argv[0].n, argv[0].p, (int)argv[1].n, argv[1].p,
+	      p.argc > 2 ? (int)argv[2].n : 0, p.argc > 2 ? argv[2].p : "");
+	resp_request_release(&p);
+	sdsfree(s);
+}
+
+void foreign_flush(struct world *w, struct cluster *c, struct server *n)
+{
+	enum side side = c == &w->side[SIDE_SOURCE] ? SIDE_SOURCE : SIDE_TARGET;
+
+	trace(w, "%s: FLUSHALL", side_name(side));
+	for (int key = 0; key < KEYS; key++)
+		if (n->data[key].type) {
+			n->data[key] = (struct value){ .expire_ms = -1 };
+			w->foreign_since[side][key] = true;
+		}
+	n->offset++;
+	n->flushed = true;
+	w->count.flushes++;
+}

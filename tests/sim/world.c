@@ -1,0 +1,320 @@
+/* A seed's world: its profile, its schedule, and how it comes to rest. */
+#include "sim.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "resp/slot.h"
+
+#define REST_STEPS 400000
+#define HOT_STEPS 60000
+
+uint64_t rnd(struct world *w, uint64_t n)
+{
+	w->random ^= w->random << 13;
+	w->random ^= w->random >> 7;
+	w->random ^= w->random << 17;
+	return (w->random >> 11) % n;
+}
+
+void sim_fail(struct world *w, const char *fmt, ...)
+{
+	char text[700];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	fflush(stdout);
+	if (sim_failed)
+		sim_failed(w->seed, text);
+	fprintf(stderr, "sim: seed %llu: %s\n", (unsigned long long)w->seed, text);
+	abort();
+}
+
+void sim_trace(struct world *w, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("%9.3f ms  ", (double)w->now_us / 1000);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+int key_index(struct world *w, struct slice name)
+{
+	(void)w;
+	if (name.n != 4 || name.p[0] != '{' || name.p[2] != '}' || name.p[1] < 'a' || name.p[1] >= 'a' + TAGS || name.p[3] < '0' ||
+	    name.p[3] >= '0' + KEYS_PER_TAG)
+		return -1;
+	return (name.p[1] - 'a') * KEYS_PER_TAG + name.p[3] - '0';
+}
+
+int tag_index(struct world *w, uint16_t slot)
+{
+	for (int tag = 0; tag < TAGS; tag++)
+		if (w->slot[tag] == slot)
+			return tag;
+	return -1;
+}
+
+/* --- birth --- */
+
+static void draw_profile(struct world *w)
+{
+	struct profile *p = &w->profile;
+
+	p->expires = one_in(w, 2);
+	p->foreign = one_in(w, 3);
+	p->cycles_mixed = one_in(w, 2);
+	p->hidden = p->cycles_mixed && one_in(w, 2);
+	p->scripts = one_in(w, 3);
+	p->moves = one_in(w, 3);
+	p->failovers = one_in(w, 3);
+	p->losses = one_in(w, 3);
+	p->kills = one_in(w, 4);
+	p->records_fail = one_in(w, 3);
+	p->flush = p->foreign && one_in(w, 3);
+	p->wide = one_in(w, 2);
+	p->small_inband = one_in(w, 6);
+	p->few_dirty = one_in(w, 6);
+	p->few_known = one_in(w, 4);
+	p->narrow = one_in(w, 6);
+	p->hot = one_in(w, 8);
+	p->ack_both = one_in(w, 4);
+	p->calm = one_in(w, 2);
+	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
+	p->cluster[SIDE_TARGET] = !one_in(w, 4);
+	p->steps = 1000 + (unsigned)rnd(w, 5000);
+}
+
+void world_engine(struct world *w, const uint8_t *authority, bool mirror)
+{
+	const struct profile *p = &w->profile;
+	struct engine_options o = { .mirror = mirror, .ack_both = p->ack_both, .tracking = true, .queue_max = p->narrow ? 400 : 1 << 20, .dirty_max = p->few_dirty ? 2 : 100,
+		.known_max = p->few_known ? 2 : 100, .request_max = 1 << 20, .inband_max = p->small_inband ? 60 : 1 << 20, .resend_us = 60000 };
+	static uint8_t mine[SLOTS];
+	static bool synced[SLOTS];
+	struct engine_io io;
+
+	memset(mine, 0, sizeof mine);
+	memset(synced, 0, sizeof synced);
+	for (int tag = 0; tag < TAGS; tag++) {
+		mine[w->slot[tag]] = 1;
+		synced[w->slot[tag]] = mirror && w->backfill.unit[tag].state == UNIT_DONE && (w->side[SIDE_SOURCE].is_cluster || copies_done(w));
+	}
+	net_io(w, &io);
+	memset(w->stats, 0, sizeof *w->stats);
+	w->engine = engine_new(&io, &o, authority, synced, mine, w->stats);
+}
+
+static void fill(struct world *w)
+{
+	struct cluster *c = &w->side[SIDE_SOURCE];
+
+	for (int key = 0; key < KEYS; key++) {
+		struct value v = { .expire_ms = w->profile.expires && one_in(w, 4) ? EPOCH_MS + 20 + (int64_t)rnd(w, 500) : -1 };
+		if (one_in(w, 4))
+			continue;
+		v.type = key % KEYS_PER_TAG == 0 ? TYPE_STRING : key % KEYS_PER_TAG == 1 ? TYPE_HASH : TYPE_SET;
+		v.len = 1;
+		v.text[0] = '7';
+		v.mask = 1 + (uint32_t)rnd(w, (1 << FIELDS) - 1);
+		v.members = 1 + rnd(w, 1000000);
+		c->node[c->owner[tag_of(key)]].data[key] = v;
+	}
+	for (unsigned i = 0; i < NODES; i++)
+		memcpy(c->node[i].replica, c->node[i].data, sizeof c->node[i].data);
+}
+
+static void build_side(struct world *w, enum side s)
+{
+	struct cluster *c = &w->side[s];
+
+	c->is_cluster = w->profile.cluster[s];
+	c->nnodes = c->is_cluster ? NODES : 1;
+	c->clock_ms = w->profile.expires ? (int64_t)rnd(w, 9) - 4 : 0;
+	c->worker.generation = c->bulk.generation = 1;
+	for (int tag = 0; tag < TAGS; tag++) {
+		c->owner[tag] = (uint8_t)rnd(w, c->nnodes);
+		c->moving_to[tag] = NODES;
+		c->worker.route[tag] = c->bulk.route[tag] = c->owner[tag];
+	}
+	for (unsigned i = 0; i < NODES; i++) {
+		c->node[i].conn.up = true;
+		for (int key = 0; key < KEYS; key++)
+			c->node[i].data[key].expire_ms = c->node[i].replica[key].expire_ms = -1;
+	}
+}
+
+struct world *world_new(uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof *w);
+
+	w->seed = seed;
+	w->random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+	for (int i = 0; i < 8; i++)
+		rnd(w, 2);
+	w->stats = calloc(1, sizeof *w->stats);
+	w->disk = calloc(1, sizeof *w->disk);
+	w->backfill.held_tag = -1;
+	draw_profile(w);
+	for (int key = 0; key < KEYS; key++) {
+		snprintf(w->key[key], sizeof w->key[key], "{%c}%d", 'a' + tag_of(key), key % KEYS_PER_TAG);
+		w->slot[tag_of(key)] = slot_of(key_name(w, key));
+	}
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+		build_side(w, s);
+	fill(w);
+	world_engine(w, w->disk->authority, false);
+	sim_control_new(w);
+	return w;
+}
+
+void world_free(struct world *w)
+{
+	sim_control_free(w);
+	engine_free(w->engine);
+	net_zombies_go(w);
+	free(w->stats);
+	free(w->disk);
+	free(w);
+}
+
+/* --- the schedule --- */
+
+static struct server *some_node(struct world *w, enum side s)
+{
+	return &w->side[s].node[rnd(w, w->side[s].nnodes)];
+}
+
+static void trouble_step(struct world *w)
+{
+	const struct profile *p = &w->profile;
+	enum side s = (enum side)rnd(w, SIDES);
+	struct cluster *c = &w->side[s];
+
+	if (p->moves)
+		move_step(w, c);
+	if (p->failovers && one_in(w, 30))
+		failover_step(w, c);
+	if (p->losses && one_in(w, 20))
+		conn_lose(w, s, some_node(w, s));
+	if (p->kills && one_in(w, 100))
+		sim_kill(w);
+}
+
+static void housekeeping_step(struct world *w)
+{
+	enum side s = (enum side)rnd(w, SIDES);
+
+	if (one_in(w, 2))
+		refresh_step(w, s);
+	reconnect_step(w, s, some_node(w, s));
+	if (one_in(w, 3))
+		replicate_step(w, &w->side[s]);
+}
+
+static void deliver(struct world *w, enum side s)
+{
+	for (unsigned i = 1 + (unsigned)rnd(w, 4); i > 0; i--)
+		deliver_step(w, s, some_node(w, s));
+}
+
+/* Who acts next; the weights are such that most things are under way at once, and a repair ends before its key is written to again as often as not. */
+static void step(struct world *w, bool hot)
+{
+	enum side s = (enum side)rnd(w, SIDES);
+	uint64_t lot = rnd(w, 40);
+
+	w->now_us += (int64_t)rnd(w, 300);
+	if (lot < 4) {
+		if (w->load && (lot == 0 || !w->profile.calm))
+			client_step(w);
+		if (hot && one_in(w, 3))
+			hot_step(w);
+	} else if (lot < 16) {
+		server_step(w, &w->side[s], some_node(w, s));
+	} else if (lot < 26) {
+		deliver(w, s);
+	} else if (lot < 32) {
+		copies_step(w);
+	} else if (lot < 35) {
+		rescan_step(w);
+	} else if (lot < 39) {
+		engine_turn(w->engine);
+		sim_control_step(w);
+		if (w->load && one_in(w, 8))
+			sim_control_order(w);
+	} else {
+		housekeeping_step(w);
+		if (w->load)
+			trouble_step(w);
+	}
+}
+
+static bool clean(const struct world *w)
+{
+	return !atomic_load(&w->stats->dirty_keys) && !atomic_load(&w->stats->dirty_slots);
+}
+
+static bool at_rest(const struct world *w)
+{
+	return w->answered == w->submitted && net_quiet(w) && copies_quiet(w) && sim_control_quiet(w) && engine_settled(w->engine);
+}
+
+static void rest(struct world *w)
+{
+	for (int i = 0; i < REST_STEPS; i++) {
+		if (i % 64 == 0 && at_rest(w))
+			return;
+		step(w, false);
+	}
+	sim_fail(w, "it does not come to rest: %u of %u answered, %llu dirty keys, %llu dirty slots, %llu queued, %u copies, network %s, control %s, engine %s", w->answered,
+		 w->submitted, (unsigned long long)atomic_load(&w->stats->dirty_keys), (unsigned long long)atomic_load(&w->stats->dirty_slots),
+		 (unsigned long long)atomic_load(&w->stats->queued), w->backfill.nitems, net_quiet(w) ? "quiet" : "busy", sim_control_quiet(w) ? "quiet" : "busy",
+		 engine_idle(w->engine) ? "idle" : "busy");
+}
+
+/* Race 11: everything else rests, one key is written without a pause, and becomes clean nevertheless. */
+static void stay_hot(struct world *w)
+{
+	if (!engine_is_mirroring(w->engine))
+		return;
+	engine_mark(w->engine, key_name(w, 1), slot_of_key(w, 1));
+	for (int i = 0; i < HOT_STEPS; i++) {
+		step(w, true);
+		if (i > 100 && clean(w) && !w->backfill.nitems)
+			return;
+	}
+	sim_fail(w, "a key that is written all the time is never copied");
+}
+
+/* All lives of milliseconds end: what is left must be equal to the last bit. */
+static void pass_time(struct world *w)
+{
+	w->now_us += 5000000;
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+		for (unsigned i = 0; i < w->side[s].nnodes; i++)
+			for (int key = 0; key < KEYS; key++)
+				node_expire(w, &w->side[s], &w->side[s].node[i], key);
+}
+
+void world_run(struct world *w)
+{
+	w->load = true;
+	for (unsigned i = 0; i < w->profile.steps; i++)
+		step(w, false);
+	w->load = false;
+	server_finish_moves(w);
+	if (w->profile.hot && w->profile.steps > 3000)
+		stay_hot(w);
+	rest(w);
+	pass_time(w);
+	rest(w);
+	judge_end(w);
+}

@@ -1,0 +1,473 @@
+/* Single races of the engine, each played by hand through its seam: what it sends is kept in order, and the test says when which answer comes. What
+ * a seeded schedule would meet once in a million runs is here the whole test. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proxy/engine.h"
+#include "proxy/keyhash.h"
+#include "resp/slot.h"
+#include "resp/write.h"
+
+#define SENT_MAX 64
+#define OTHER_NODE 7
+
+struct sent {
+	enum side side;
+	uint16_t node;
+	unsigned replies;
+	reply_fn *fn;
+	void *arg;
+	sds bytes;
+};
+
+struct world {
+	struct engine *engine;
+	struct worker_stats stats;
+	struct sent sent[SENT_MAX];
+	unsigned first, n;         /* sent[first … n) are not answered */
+	unsigned answered, repairs, asked_anew;
+	sds answer;                /* the last one */
+	bool up[SIDES], expires;
+	bool fenced, fence_ok, held, held_ok;
+	enum copy_result copied;
+	int64_t now_us;
+};
+
+static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+{
+	struct world *w = ctx;
+
+	(void)slot;
+	(void)holder;
+	assert_true(w->n < SENT_MAX);
+	w->sent[w->n++] = (struct sent){ side, node, replies, fn, arg, sdsnewlen(p, n) };
+}
+
+static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg)
+{
+	(void)replicas_only;
+	io_send(ctx, side, 0, NODE_NONE, p, n, NULL, 1, fn, arg);
+	return 1;
+}
+
+static void io_answer(void *ctx, struct req *r)
+{
+	struct world *w = ctx;
+
+	w->answered++;
+	sdsfree(w->answer);
+	w->answer = sdsnewlen(r->reply, r->reply_len);
+	block_unref(r->block);
+	block_unref(r->reply_block);
+	free(r);
+}
+
+static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved)
+{
+	(void)ctx, (void)side, (void)slot, (void)error, (void)moved;
+	return OTHER_NODE;
+}
+
+static void io_refresh(void *ctx, enum side side, const char *why)
+{
+	(void)side, (void)why;
+	((struct world *)ctx)->asked_anew++;
+}
+
+static bool io_is_up(void *ctx, enum side side, uint16_t slot)
+{
+	(void)slot;
+	return ((struct world *)ctx)->up[side];
+}
+
+static uint64_t io_generation(void *ctx, enum side side)
+{
+	(void)ctx, (void)side;
+	return 1;
+}
+
+static bool io_has_expires(void *ctx, enum side side)
+{
+	(void)side;
+	return ((struct world *)ctx)->expires;
+}
+
+static void io_receiver(void *ctx, enum side side, struct receiver *out)
+{
+	(void)ctx;
+	*out = side == SIDE_SOURCE ? (struct receiver){ PRODUCT_REDIS, 0x07000f } : (struct receiver){ PRODUCT_VALKEY, 0x090102 };
+}
+
+static bool io_is_cluster(void *ctx, enum side side)
+{
+	(void)ctx, (void)side;
+	return true;
+}
+
+static void io_repair(void *ctx, struct slice key, uint16_t slot, uint8_t losses)
+{
+	(void)key, (void)slot, (void)losses;
+	((struct world *)ctx)->repairs++;
+}
+
+static void io_rescan(void *ctx, uint16_t slot)
+{
+	(void)ctx, (void)slot;
+}
+
+static void io_copied(void *ctx, struct copy *c)
+{
+	((struct world *)ctx)->copied = c->result;
+	copy_free(c);
+}
+
+static void io_held(void *ctx, uint16_t slot, bool ok)
+{
+	struct world *w = ctx;
+
+	(void)slot;
+	w->held = true;
+	w->held_ok = ok;
+}
+
+static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
+{
+	struct world *w = ctx;
+
+	(void)flip, (void)why;
+	w->fenced = true;
+	w->fence_ok = ok;
+}
+
+static int64_t io_now_us(void *ctx)
+{
+	return ((struct world *)ctx)->now_us;
+}
+
+static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
+{
+	(void)side, (void)slot;
+	return 1700000000000 + ((struct world *)ctx)->now_us / 1000;
+}
+
+static int begin(void **state)
+{
+	struct world *w = calloc(1, sizeof *w);
+	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
+		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
+		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms };
+	struct engine_options o = { .mirror = true, .tracking = true, .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20,
+		.inband_max = 1 << 20, .resend_us = 1000000 };
+	static uint8_t authority[SLOTS], mine[SLOTS];
+	static bool synced[SLOTS];
+
+	memset(mine, 1, sizeof mine);
+	w->up[SIDE_SOURCE] = w->up[SIDE_TARGET] = true;
+	w->engine = engine_new(&io, &o, authority, synced, mine, &w->stats);
+	*state = w;
+	return 0;
+}
+
+static int end(void **state)
+{
+	struct world *w = *state;
+
+	for (unsigned i = 0; i < w->n; i++) {
+		while (w->sent[i].replies) {
+			w->sent[i].replies--;
+			w->sent[i].fn(w->sent[i].arg, &(struct reply){ .why = "the test is over" });
+		}
+		sdsfree(w->sent[i].bytes);
+	}
+	engine_free(w->engine);
+	sdsfree(w->answer);
+	free(w);
+	return 0;
+}
+
+static uint16_t slot_k(void)
+{
+	return slot_of(SLICE_LIT("k"));
+}
+
+static void submit(struct world *w, const char *name, const char *a, const char *b, const char *c)
+{
+	struct req *r = calloc(1, sizeof *r);
+	sds s = resp_cat_words(sdsempty(), name, a, b, c, NULL);
+
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	r->cmd = command_find(slice(name, strlen(name)));
+	r->slot = slot_k();
+	r->ask_node = NODE_NONE;
+	r->write = r->cmd->effect != EFFECT_NONE;
+	sdsfree(s);
+	engine_submit(w->engine, r);
+}
+
+/* One answer to what stands at `at`; NULL: the connection was lost. */
+static void answer_at(struct world *w, unsigned at, const char *text)
+{
+	struct sent *s = &w->sent[at];
+	struct reply r = { .why = "source 1 was lost" };
+
+	assert_true(at < w->n && s->replies > 0);
+	s->replies--;
+	r.sent = true;
+	if (text) {
+		r.block = block_copy(text, strlen(text));
+		r.p = r.block->data;
+		r.n = strlen(text);
+	}
+	s->fn(s->arg, &r);
+	block_unref(r.block);
+}
+
+static void answer(struct world *w, const char *text)
+{
+	while (w->first < w->n && !w->sent[w->first].replies)
+		w->first++;
+	answer_at(w, w->first, text);
+}
+
+static bool was_sent(const struct world *w, unsigned at, enum side side, const char *word)
+{
+	return at < w->n && w->sent[at].side == side && strstr(w->sent[at].bytes, word);
+}
+
+static struct copy *copy_of_k(struct world *w, enum copy_kind kind, const char *block)
+{
+	struct copy *c = copy_new(SLICE_LIT("k"), slot_k());
+
+	c->kind = kind;
+	c->from = engine_authority(w->engine, slot_k());
+	c->generation = 1;
+	c->token = version_token(engine_versions(w->engine), stripe_of(keyhash_of(SLICE_LIT("k")).low64), false);
+	c->recipe = RECIPE_DUMP;
+	c->ncommands = kind == COPY_INBAND ? 2 : 1;
+	c->block = sdsnew(block);
+	return c;
+}
+
+#define READ_K "*2\r\n$4\r\nDUMP\r\n$1\r\nk\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$1\r\nk\r\n"
+#define DELETE_K "*2\r\n$6\r\nUNLINK\r\n$1\r\nk\r\n"
+
+/* A write that is asked of another node takes its tail along: over the slot's own connection the tail's answer could come first. */
+static void test_tail_goes_with_the_write(void **state)
+{
+	struct world *w = *state;
+
+	w->expires = true;
+	engine_slot_done(w->engine, SLOTS);
+	submit(w, "SETBIT", "k", "1", "1");
+	assert_true(was_sent(w, 0, SIDE_SOURCE, "SETBIT") && was_sent(w, 1, SIDE_SOURCE, "PEXPIRETIME"));
+	answer(w, "-ASK 7629 127.0.0.1:1\r\n");
+	answer(w, ":-2\r\n");
+	assert_true(was_sent(w, 2, SIDE_SOURCE, "SETBIT") && was_sent(w, 3, SIDE_SOURCE, "PEXPIRETIME"));
+	assert_int_equal(w->sent[2].node, OTHER_NODE);
+	assert_int_equal(w->sent[3].node, OTHER_NODE);
+	answer(w, ":0\r\n");
+	answer(w, ":-1\r\n");
+	assert_int_equal(w->answered, 1);
+	assert_true(was_sent(w, 4, SIDE_TARGET, "SETBIT"));
+}
+
+static void fence(struct world *w, uint64_t flip)
+{
+	struct slot_set all;
+
+	memset(&all, 0xff, sizeof all);
+	engine_fence(w->engine, flip, &all, SIDE_TARGET, 1000);
+}
+
+/* Between the proof and the flip nothing is read or copied any more: the read would be of the former authority. */
+static void test_no_copy_behind_the_proof(void **state)
+{
+	struct world *w = *state;
+	struct fence_result result;
+
+	engine_slot_done(w->engine, SLOTS);
+	fence(w, 1);
+	answer(w, "+PONG\r\n");
+	answer(w, "+PONG\r\n");
+	engine_turn(w->engine);
+	answer(w, ":1\r\n");
+	engine_turn(w->engine);
+	assert_true(w->fenced && w->fence_ok);
+	unsigned before = w->n;
+	engine_copy(w->engine, copy_of_k(w, COPY_INBAND, READ_K));
+	assert_int_equal(w->n, before);
+	assert_int_equal(w->copied, COPY_REFUSED);
+	engine_flip(w->engine, 1, &result);
+	submit(w, "SET", "k", "new", NULL);
+	assert_true(was_sent(w, before, SIDE_TARGET, "SET"));
+	answer(w, "+OK\r\n");
+	assert_true(was_sent(w, before + 1, SIDE_SOURCE, "SET"));
+	answer(w, "+OK\r\n");
+}
+
+/* Race 9: a hint that comes behind the proof does not postpone the flip; one that comes before does. */
+static void test_hints_behind_the_proof(void **state)
+{
+	struct world *w = *state;
+
+	engine_slot_done(w->engine, SLOTS);
+	fence(w, 1);
+	answer(w, "+PONG\r\n");
+	answer(w, "+PONG\r\n");
+	engine_turn(w->engine);
+	engine_foreign(w->engine, SIDE_SOURCE, SLICE_LIT("k"), slot_k());
+	answer(w, ":1\r\n");
+	engine_turn(w->engine);
+	assert_true(w->fenced && w->fence_ok);
+	engine_unfence(w->engine, 1);
+	w->fenced = false;
+	fence(w, 2);
+	engine_turn(w->engine);
+	assert_false(w->fenced);
+	assert_true(w->first + 1 >= w->n); /* no PING: a key is dirty */
+	engine_unfence(w->engine, 2);
+}
+
+/* Off and on again: what was read before is older than what was written between, which moved no version. */
+static void test_copy_from_before_an_abort(void **state)
+{
+	struct world *w = *state;
+	struct copy *c = copy_of_k(w, COPY_APPLY, DELETE_K);
+
+	engine_mirror(w->engine, false);
+	submit(w, "SET", "k", "v", NULL);
+	answer(w, "+OK\r\n");
+	engine_mirror(w->engine, true);
+	unsigned before = w->n;
+	engine_copy(w->engine, c);
+	assert_int_equal(w->n, before);
+	assert_int_equal(w->copied, COPY_STALE);
+}
+
+/* What the backfill worker told when it had not yet heard of the abort must not count for the next migration. */
+static void test_slot_done_behind_an_abort(void **state)
+{
+	struct world *w = *state;
+
+	engine_mirror(w->engine, false);
+	engine_slot_done(w->engine, slot_k());
+	engine_mirror(w->engine, true);
+	submit(w, "APPEND", "k", "x", NULL);
+	answer(w, ":5\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->repairs, 1); /* a snapshot, no APPEND onto what the follower may not have */
+	assert_int_equal(w->n, 1);
+}
+
+/* Race 1: the key was not synced when the write was sent, so its expiry was not asked; that its SET made it synced meanwhile does not help. */
+static void test_unproven_behind_its_set(void **state)
+{
+	struct world *w = *state;
+
+	w->expires = true;
+	submit(w, "PSETEX", "k", "50", "v");
+	submit(w, "SETBIT", "k", "1", "1");
+	answer(w, "+OK\r\n");
+	assert_true(was_sent(w, 2, SIDE_TARGET, "PXAT"));
+	answer(w, ":0\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->n, 3); /* no SETBIT that the expired copy could turn into a fragment */
+	answer(w, "+OK\r\n");
+}
+
+/* Race 4: a copy that was on its way when the whole slot became doubtful does not make its key known. */
+static void test_copy_older_than_a_doubt(void **state)
+{
+	struct world *w = *state;
+
+	engine_copy(w->engine, copy_of_k(w, COPY_APPLY, DELETE_K));
+	engine_slots_dirty(w->engine, NULL, "test");
+	answer(w, ":0\r\n");
+	assert_int_equal(w->copied, COPY_APPLIED);
+	submit(w, "APPEND", "k", "x", NULL);
+	answer(w, ":1\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->n, 2);
+	assert_int_equal(w->repairs, 1);
+}
+
+/* Race 7: while the authority's connection is lost nothing is read for the follower, and what was read is refused. */
+static void test_authority_is_down(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, "SET", "k", "v", NULL);
+	w->up[SIDE_SOURCE] = false;
+	answer(w, NULL);
+	assert_non_null(strstr(w->answer, "UNKNOWN"));
+	engine_turn(w->engine);
+	assert_int_equal(w->repairs, 0);
+	engine_copy(w->engine, copy_of_k(w, COPY_APPLY, DELETE_K));
+	assert_int_equal(w->copied, COPY_REFUSED);
+	w->up[SIDE_SOURCE] = true;
+	w->now_us += 1000000;
+	engine_turn(w->engine);
+	assert_int_equal(w->repairs, 1);
+}
+
+/* A follower that redirects is looked at again at once. */
+static void test_follower_redirects(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, "SET", "k", "v", NULL);
+	answer(w, "+OK\r\n");
+	answer(w, "-MOVED 7629 127.0.0.1:1\r\n");
+	assert_int_equal(w->asked_anew, 1);
+	engine_turn(w->engine);
+	assert_int_equal(w->repairs, 1);
+}
+
+/* Writes are held back for a copy: that the slot is read all the time must not keep it from coming to rest. */
+static void test_hold_while_it_is_read(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, "GET", "k", NULL, NULL);
+	submit(w, "SET", "k", "v", NULL);
+	engine_hold(w->engine, slot_k(), 1000);
+	engine_turn(w->engine);
+	assert_false(w->held);
+	submit(w, "GET", "k", NULL, NULL);
+	answer(w, "_\r\n");
+	answer(w, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_false(w->held); /* the SET's effect */
+	answer_at(w, 3, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_true(w->held && w->held_ok);
+	answer_at(w, 2, "_\r\n");
+	engine_release(w->engine, slot_k());
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_tail_goes_with_the_write, begin, end),
+		cmocka_unit_test_setup_teardown(test_no_copy_behind_the_proof, begin, end),
+		cmocka_unit_test_setup_teardown(test_hints_behind_the_proof, begin, end),
+		cmocka_unit_test_setup_teardown(test_copy_from_before_an_abort, begin, end),
+		cmocka_unit_test_setup_teardown(test_slot_done_behind_an_abort, begin, end),
+		cmocka_unit_test_setup_teardown(test_unproven_behind_its_set, begin, end),
+		cmocka_unit_test_setup_teardown(test_copy_older_than_a_doubt, begin, end),
+		cmocka_unit_test_setup_teardown(test_authority_is_down, begin, end),
+		cmocka_unit_test_setup_teardown(test_follower_redirects, begin, end),
+		cmocka_unit_test_setup_teardown(test_hold_while_it_is_read, begin, end),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
