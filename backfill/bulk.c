@@ -206,6 +206,15 @@ static sds hello_command(const struct bulk_options *o)
 	return resp_cat_words(s, "HELLO", "3", "AUTH", o->user ? o->user : "default", o->password, "SETNAME", "crossfade-bulk", NULL);
 }
 
+/* Of an error's text, without its full stop: servers may tell whole pages (protected mode). */
+static size_t first_sentence(struct slice text)
+{
+	const char *stop = memmem(text.p, text.n, ". ", 2);
+	size_t n = stop ? (size_t)(stop - text.p) : text.n > 0 && text.p[text.n - 1] == '.' ? text.n - 1 : text.n;
+
+	return n < 200 ? n : 200;
+}
+
 /* The first reply of a connection. False: the connection is lost, the struct may be gone. */
 static bool bulk_hello_reply(struct bulk *b, struct slice reply)
 {
@@ -217,7 +226,8 @@ static bool bulk_hello_reply(struct bulk *b, struct slice reply)
 			ev_io_start(b->loop, &b->writable);
 		return true;
 	}
-	bulk_lose(b, "HELLO was refused: %.*s", (int)(item.text.n < 200 ? item.text.n : 200), item.text.p);
+	size_t n = first_sentence(item.text);
+	bulk_lose(b, "HELLO was refused: %.*s%s", (int)n, item.text.p, n < item.text.n && item.text.p[n] != '.' ? "…" : "");
 	return false;
 }
 

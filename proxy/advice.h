@@ -4,7 +4,7 @@
 
 #include "backfill/topology.h"
 
-/* `why`: the reason as discovery and bulk connections give it. The advice begins in lower case, has no full stop and fits behind "reason: ". */
+/* `why`: the reason as discovery and bulk connections give it. The advice begins in lower case, has no full stop and fits behind "reason; ". */
 const char *advice_unreachable(enum side side, const char *why);
 
 #endif

@@ -105,7 +105,8 @@ static bool read_password(struct reading *r, enum side side, unsigned line)
 		return true;
 	FILE *f = fopen(s->auth_file, "re");
 	if (!f)
-		return fail(r, line, "%s-auth-file '%s' cannot be read: %s", side_name(side), s->auth_file, strerror(errno));
+		return fail(r, line, "%s-auth-file '%s' cannot be read: %s: expected a file that this user may read, with the password on its first line",
+			    side_name(side), s->auth_file, strerror(errno));
 	if (fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & (S_IRWXO)))
 		log_warning("%s-auth-file '%s' is open to every user of this machine: chmod 600 it", side_name(side), s->auth_file);
 	char *got = fgets(text, sizeof(text), f);

@@ -264,6 +264,17 @@ static bool read_word(struct config *c, const struct option *o, const char *word
 	}
 }
 
+/* Of several words the one that is to blame, where each is read by itself. */
+static const char *wrong_word(const struct option *o, int argc, char *const *argv)
+{
+	struct host_port scratch;
+
+	for (int i = 0; o->type == OPTION_NODES && i < argc; i++)
+		if (!read_host_port(argv[i], &scratch))
+			return argv[i];
+	return argv[0];
+}
+
 bool config_option_read(struct config *c, const struct option *o, int argc, char *const *argv, char *err, size_t errlen)
 {
 	bool ok;
@@ -284,7 +295,8 @@ bool config_option_read(struct config *c, const struct option *o, int argc, char
 	if (!ok && argc == 0)
 		snprintf(err, errlen, "%s has no value: expected %s", o->name, o->expected);
 	else if (!ok)
-		snprintf(err, errlen, "%s '%s%s': expected %s", o->name, argv[0], argc > 1 ? " …" : "", o->expected);
+		snprintf(err, errlen, "%s '%s%s': expected %s", o->name, wrong_word(o, argc, argv), argc > 1 && o->type != OPTION_NODES ? " …" : "",
+			 o->expected);
 	return ok;
 }
 

@@ -152,7 +152,7 @@ static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 		return;
 	}
 	const char *down = discovery_facts(c->discovery[SIDE_SOURCE])->down;
-	log_warning("the source was not reached within %g s: %s: %s", SEEK_FIRST_S, down, advice_unreachable(SIDE_SOURCE, down));
+	log_warning("the source was not reached within %g s: %s; %s", SEEK_FIRST_S, down, advice_unreachable(SIDE_SOURCE, down));
 	control_end_with(c, EXIT_UNREACHABLE);
 }
 

@@ -31,6 +31,7 @@ void engine_free(struct engine *e)
 	known_release(&e->known);
 	known_release(&e->foreign);
 	dirty_release(&e->dirty);
+	derived_release(&e->derived);
 	changes_end(&e->changes);
 	mirror_release_pool(e);
 	while (e->waits) {
@@ -66,6 +67,7 @@ void engine_mirror(struct engine *e, bool on)
 	e->mirroring = on;
 	version_mark_all(&e->versions); /* writes between off and on move no version: older tokens are worth nothing (invariant 3) */
 	dirty_clear(e);
+	derived_release(&e->derived);
 	known_clear(&e->known);
 	known_clear(&e->foreign);
 	for (unsigned i = 0; i < SLOTS; i++)

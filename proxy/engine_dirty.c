@@ -80,7 +80,8 @@ void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const ch
 
 	if (!e->mirroring)
 		return;
-	version_mark_all(&e->versions); /* races 4 and 5 */
+	if (!fault("race-5-versions"))
+		version_mark_all(&e->versions); /* races 4 and 5 */
 	changes_unknown(&e->changes);
 	known_clear(&e->known);         /* exact knowledge of their keys is gone, and cannot be told from others' */
 	for (unsigned i = 0; i < SLOTS; i++) {
@@ -106,7 +107,7 @@ void engine_slot_clean(struct engine *e, uint16_t slot)
 	if (!(s->flags & SLOT_MINE) || !(s->flags & SLOT_RESCANNING))
 		return;
 	s->flags &= ~SLOT_RESCANNING;
-	if (s->marks != s->rescan_marks) { /* marked again meanwhile (race 4) */
+	if (s->marks != s->rescan_marks && !fault("race-4-slot")) { /* marked again meanwhile (race 4) */
 		slot_mark(e, slot);
 		return;
 	}
@@ -140,6 +141,19 @@ static struct dirty_key *remember_dirty(struct engine *e, struct slice key, keyh
 	return k;
 }
 
+/* What was lately computed from a key that turns out to differ may differ, too (race 12). */
+static void mark_derived(struct engine *e, keyhash h)
+{
+	struct derived_command c;
+
+	while (e->derived.used && derived_take(&e->derived, h, &c)) {
+		for (unsigned i = 0; i < c.n; i++)
+			if (c.keys[i].key && (c.keys[i].hash.low64 != h.low64 || c.keys[i].hash.high64 != h.high64))
+				mark_key(e, slice(c.keys[i].key, sdslen(c.keys[i].key)), c.keys[i].hash, c.keys[i].slot, "it was computed from a key that differs");
+		derived_command_release(&c);
+	}
+}
+
 /* The follower's copy of this key may differ from now on. */
 void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
 {
@@ -153,11 +167,13 @@ void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, cons
 	k = dirty_find(&e->dirty, key, h);
 	if (!k)
 		k = remember_dirty(e, key, h, slot);
-	version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
+	if (!fault("race-4-version"))
+		version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
 	if (k)
 		k->marks++;
 	else
 		slot_mark(e, slot); /* dirty keys fall back to dirty slots (invariant 6) */
+	mark_derived(e, h);
 }
 
 void engine_mark(struct engine *e, struct slice key, uint16_t slot)
@@ -216,7 +232,7 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 		k->applying--;
 	if (k->applying)
 		return;
-	if (ok && k->marks == k->applied) {
+	if (ok && (k->marks == k->applied || fault("race-4-clear"))) {
 		key_is_whole(e, keyhash_of(slice(k->key, k->len)), k->slot);
 		forget_dirty(e, k);
 		return;
@@ -554,7 +570,7 @@ void engine_copy(struct engine *e, struct copy *c)
 	}
 	if (c->kind != COPY_INBAND && !fault("cas-off") && !fault("skip-if-exists") &&
 	    (c->token != version_token(&e->versions, stripe_of(h.low64), false) ||
-	     c->generation != e->io.generation(e->io.ctx, c->from))) { /* invariant 3, race 8 */
+	     (c->generation != e->io.generation(e->io.ctx, c->from) && !fault("race-8-generation")))) { /* invariant 3, race 8 */
 		copy_end(e, c, COPY_STALE, NULL);
 		return;
 	}

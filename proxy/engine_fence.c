@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backfill/fault.h"
 #include "resp/write.h"
 
 static bool is_fenced(const struct engine *e, unsigned slot)
@@ -84,7 +85,7 @@ static void prove(struct engine *e)
 	struct fence *f = &e->fence;
 
 	f->stage = FENCE_PROVE;
-	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+	for (enum side s = SIDE_SOURCE; s < SIDES && !fault("race-9-ping"); s++)
 		f->answers_left += e->io.send_each(e->io.ctx, s, false, ping, sizeof ping - 1, on_proof, e);
 }
 
@@ -96,6 +97,8 @@ static void replicate(struct engine *e)
 
 	f->stage = FENCE_REPLICATE;
 	snprintf(ms, sizeof ms, "%lld", (long long)(left_ms > 1 ? left_ms : 1));
+	if (fault("race-3-wait"))
+		return;
 	sds s = resp_cat_words(sdsempty(), "WAIT", "1", ms, NULL);
 	f->answers_left += e->io.send_each(e->io.ctx, f->to, true, s, sdslen(s), on_proof, e);
 	sdsfree(s);

@@ -5,6 +5,7 @@
 #define CROSSFADE_ENGINE_INTERNAL_H
 
 #include "proxy/changes.h"
+#include "proxy/derived.h"
 #include "proxy/dirty.h"
 #include "proxy/effect.h"
 #include "proxy/engine.h"
@@ -137,6 +138,7 @@ struct engine {
 	struct versions versions;
 	struct known known, foreign;
 	struct dirty dirty;
+	struct derived derived;
 	struct changes changes;  /* of the large key that is being copied */
 	struct fence fence;
 	struct slot_wait *waits;

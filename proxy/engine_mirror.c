@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backfill/fault.h"
 #include "proxy/log.h"
 #include "resp/convert.h"
 #include "resp/write.h"
@@ -124,7 +125,7 @@ static bool may_expire(struct engine *e, const struct mwrite *mw)
 /* Will the follower have the keys, so that an effect that builds on them can be sent? Then race 1 has to be excluded: how many keys to check. */
 static uint8_t checks_needed(struct engine *e, const struct mwrite *mw)
 {
-	if (!(mw->traits & CMD_UNPROVEN) || mw->nkeys == 0 || mw->nkeys > ENGINE_CHECKS_MAX || !may_expire(e, mw))
+	if (fault("race-1-expiry") || !(mw->traits & CMD_UNPROVEN) || mw->nkeys == 0 || mw->nkeys > ENGINE_CHECKS_MAX || !may_expire(e, mw))
 		return 0;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		const struct wkey *k = &mw->keys[i];
@@ -422,6 +423,12 @@ static void effect_send(struct engine *e, struct mwrite *mw)
 
 enum verdict { SEND, DROP, SNAPSHOT };
 
+/* A copy that holds all marks so far is on its way: effects behind it find the key whole. */
+static bool is_applying(const struct dirty_key *d)
+{
+	return d->state == DIRTY_APPLYING && d->marks == d->applied;
+}
+
 /* One written key: may the effect be sent, is it already held by a copy to come, or must the key be copied? */
 static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const struct wkey *k)
 {
@@ -432,7 +439,7 @@ static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const s
 	if (mw->effect.whole)
 		return SEND;
 	if (d)
-		return d->state == DIRTY_APPLYING && d->marks == d->applied ? SEND : DROP;
+		return is_applying(d) ? SEND : DROP;
 	return !(mw->traits & CMD_BUILDS) || key_is_synced(e, k->key, k->hash, k->slot) ? SEND : SNAPSHOT;
 }
 
@@ -465,7 +472,7 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 		return SNAPSHOT;
 	if (!follower_takes(e, slot_follower(e, mw->slot), mw->slot))
 		return SNAPSHOT;
-	if (mw->traits & CMD_READS_OTHERS && !inputs_synced(e, mw))
+	if (mw->traits & CMD_READS_OTHERS && !fault("race-12-inputs") && (!inputs_synced(e, mw) || mw->nkeys > DERIVED_KEYS))
 		return SNAPSHOT;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		if (!mw->keys[i].writes)
@@ -476,7 +483,7 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 			worst = v;
 	}
 	/* race 1 with more keys than are checked, or with keys that were not synced when it was sent */
-	if (worst == SEND && mw->effect.unproven && !mw->checks && may_expire(e, mw))
+	if (worst == SEND && !fault("race-1-expiry") && mw->effect.unproven && !mw->checks && may_expire(e, mw))
 		return SNAPSHOT;
 	/* of several keys all are copied if one cannot be mirrored; a single dropped one is in the copy to come */
 	return worst == DROP && written > 1 ? SNAPSHOT : worst;
@@ -491,7 +498,9 @@ static void before_send(struct engine *e, struct mwrite *mw)
 		if (!k->writes)
 			continue;
 		struct dirty_key *d = key_dirty(e, k->key, k->hash);
-		if (d || !key_is_synced(e, k->key, k->hash, k->slot))
+		/* behind a copy that is on its way the follower has the key; what sets the whole value may find anything */
+		bool there = d ? !mw->effect.whole && is_applying(d) : key_is_synced(e, k->key, k->hash, k->slot);
+		if (!there)
 			mw->compare = false;
 		if (!mw->effect.whole)
 			continue;
@@ -520,6 +529,29 @@ static void note_changes(struct engine *e, const struct mwrite *mw)
 	}
 }
 
+/* Race 12, when it becomes known only later that an input differs. False: too many of these are remembered. */
+static bool remember_derived(struct engine *e, const struct mwrite *mw)
+{
+	struct derived_command *c;
+
+	if (!(mw->traits & CMD_READS_OTHERS) || fault("race-12-late"))
+		return true;
+	if (!(c = derived_add(&e->derived, e->io.now_us(e->io.ctx))))
+		return false;
+	for (c->n = 0; c->n < mw->nkeys; c->n++) {
+		const struct wkey *k = &mw->keys[c->n];
+		c->keys[c->n] = (struct derived_key){ .hash = k->hash, .key = k->writes ? sdsnewlen(k->key.p, k->key.n) : NULL, .slot = k->slot };
+	}
+	return true;
+}
+
+static enum verdict decide_and_remember(struct engine *e, struct mwrite *mw)
+{
+	enum verdict v = decide(e, mw);
+
+	return v == SEND && !remember_derived(e, mw) ? SNAPSHOT : v;
+}
+
 /* In the order of the authority's replies: the effect is queued, or its keys are dirty, before the version completes. */
 static void mirror_effect(struct engine *e, struct mwrite *mw)
 {
@@ -529,7 +561,7 @@ static void mirror_effect(struct engine *e, struct mwrite *mw)
 		release(mw);
 		return;
 	}
-	switch (decide(e, mw)) {
+	switch (decide_and_remember(e, mw)) {
 	case SNAPSHOT:
 		stat_add(&e->stats->snapshots, 1);
 		mark_written(e, mw, NULL);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backfill/fault.h"
 #include "proxy/log.h"
 #include "proxy/phases_internal.h"
 
@@ -231,7 +232,7 @@ static void flip_record(struct phases *p, int64_t now)
 	enum state_result r = p->io->write(p->ctx, &f->next, err, sizeof(err));
 	if (r == STATE_DURABLE) {
 		flip_release(p);
-	} else if (first && r == STATE_UNCHANGED) {
+	} else if (first && (r == STATE_UNCHANGED || fault("race-9-unknown"))) {
 		p->io->unfence(p->ctx, f->id);
 		snprintf(text, sizeof(text), "the record could not be written: %s: undone, the %s answers as before", err,
 			 side_name(SIDE_OTHER(f->to)));

@@ -19,7 +19,7 @@ static void gate_reachable(const struct phase_facts *f, struct gate *g)
 	if (g->ok)
 		snprintf(g->text, sizeof(g->text), "every primary of both sides answers");
 	else
-		snprintf(g->text, sizeof(g->text), "the %s does not answer as a whole: %s: %s", side_name(down), f->down[down],
+		snprintf(g->text, sizeof(g->text), "the %s does not answer as a whole: %s; %s", side_name(down), f->down[down],
 			 advice_unreachable(down, f->down[down]));
 }
 

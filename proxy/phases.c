@@ -100,13 +100,14 @@ static const char *start_obstacle(const struct phase_facts *f, char *text, size_
 	for (int s = 0; s < SIDES; s++)
 		if (!f->up[s]) {
 			*code = ANSWER_UNREACHABLE;
-			snprintf(text, n, "the %s is not reachable: %s: %s", side_name((enum side)s), f->down[s],
+			snprintf(text, n, "the %s is not reachable: %s; %s", side_name((enum side)s), f->down[s],
 				 advice_unreachable((enum side)s, f->down[s]));
 			return text;
 		}
 	for (int s = 0; s < SIDES; s++)
 		if (!f->covered[s]) {
-			snprintf(text, n, "not every slot of the %s has a node: repair that cluster first", side_name((enum side)s));
+			snprintf(text, n, "not every slot of the %s has a node: repair that cluster first (proxyctl check tells which)",
+				 side_name((enum side)s));
 			return text;
 		}
 	if (f->keys[SIDE_TARGET] > 0 && !f->target_may_hold_keys) {

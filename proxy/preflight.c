@@ -84,7 +84,7 @@ void say(struct preflight *p, enum level level, const char *check, const char *t
 	va_end(ap);
 	p->warnings += level == LEVEL_WARN;
 	if (level == LEVEL_ERR && p->errors++ == 0)
-		snprintf(p->first_error, sizeof(p->first_error), "%.250s: %.250s", text, todo);
+		snprintf(p->first_error, sizeof(p->first_error), "%.250s; %.250s", text, todo);
 	json_array_append_new(p->lines, json_pack("{sssssoso}", "check", check, "level", words[level], "text", json_text(text), "todo",
 						 todo ? json_text(todo) : json_null()));
 }

@@ -145,7 +145,7 @@ void judge_traffic(struct preflight *p)
 
 	for (unsigned id = 0; id < command_count; id++) {
 		const struct command *cmd = &command_table[id];
-		commands += p->seen[id];
+		commands += cmd->policy == POLICY_LOCAL ? 0 : p->seen[id]; /* a PING says nothing of an application */
 		if (p->seen[id] == 0)
 			continue;
 		if (is_refused(cmd))

@@ -65,6 +65,11 @@ static char *read_all(int dir_fd, const char *name, size_t *n)
 	return text;
 }
 
+static const char *what_to_do(int error)
+{
+	return error == ENOSPC || error == EDQUOT ? "make room on that disk" : error == EROFS ? "mount it to be written to" : "give it to this user";
+}
+
 bool state_prepare(struct state *s, const struct state_record *r, char *err, size_t errlen)
 {
 	char *text = state_render(r);
@@ -88,7 +93,7 @@ bool state_prepare(struct state *s, const struct state_record *r, char *err, siz
 		return true;
 	}
 	free(text);
-	snprintf(err, errlen, "cannot write %s/phase.tmp: %s", s->dir, strerror(saved));
+	snprintf(err, errlen, "cannot write %s/phase.tmp: %s; %s", s->dir, strerror(saved), what_to_do(saved));
 	return false;
 }
 
@@ -128,8 +133,7 @@ static bool take_lock(struct state *s, char *err, size_t errlen)
 
 	s->lock_fd = openat(s->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0) {
-		snprintf(err, errlen, "state-dir %s cannot be written: %s; give it to this user or set another state-dir", s->dir,
-			 strerror(errno));
+		snprintf(err, errlen, "state-dir %s cannot be written: %s; %s or set another state-dir", s->dir, strerror(errno), what_to_do(errno));
 		return false;
 	}
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
@@ -142,7 +146,7 @@ static bool take_lock(struct state *s, char *err, size_t errlen)
 	}
 	int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (ftruncate(s->lock_fd, 0) < 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n) {
-		snprintf(err, errlen, "state-dir %s cannot be written: %s", s->dir, strerror(errno));
+		snprintf(err, errlen, "state-dir %s cannot be written: %s; %s or set another state-dir", s->dir, strerror(errno), what_to_do(errno));
 		return false;
 	}
 	return true;
@@ -151,12 +155,14 @@ static bool take_lock(struct state *s, char *err, size_t errlen)
 static bool open_dir(struct state *s, char *err, size_t errlen)
 {
 	if (mkdir(s->dir, 0700) < 0 && errno != EEXIST) {
-		snprintf(err, errlen, "state-dir %s cannot be created: %s; create it, or set another state-dir", s->dir, strerror(errno));
+		snprintf(err, errlen, "state-dir %s cannot be created: %s; %s or set another state-dir", s->dir, strerror(errno),
+			 errno == ENOENT ? "create it" : what_to_do(errno));
 		return false;
 	}
 	s->dir_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->dir_fd < 0) {
-		snprintf(err, errlen, "state-dir %s cannot be opened: %s", s->dir, strerror(errno));
+		snprintf(err, errlen, "state-dir %s cannot be opened: %s; %s or set another state-dir", s->dir, strerror(errno),
+			 errno == ENOTDIR ? "that is a file: remove it" : what_to_do(errno));
 		return false;
 	}
 	return take_lock(s, err, errlen);

@@ -43,7 +43,7 @@ class Differential:
         self.commands = {}
         self.seconds = dict.fromkeys(STAGES, 0.0)
         field_expiry = source.kind in FIELD_TTL and target.kind in FIELD_TTL
-        self.rounds = rounds
+        self.rounds = rounds = int(os.environ.get("DIFF_ROUNDS", rounds))
         # Each round before the copy is done has keys of its own, which the source alone has; the last group serves the rounds after it.
         self.groups = [list(range(i * TAGS, (i + 1) * TAGS)) for i in range(2 * rounds + 1)]
         tags = sum(self.groups, [])

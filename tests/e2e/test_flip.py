@@ -158,6 +158,7 @@ def test_a_hung_follower_aborts_and_undoes(pair, crossfade, command, how):
         else:
             hung.call("CLIENT", "PAUSE", 60000, "WRITE")  # it answers whoever only looks
         try:
+            load.run_on()  # something is owed to it
             # force: what it does not acknowledge is dirty or lags, which would refuse it before
             result = proxy.ctl(command, "--yes", "--max-pause", 300, "--wait", 0, "--force", check=False, json=False)
             # frozen: refused as unreachable if that was noticed before anything was held

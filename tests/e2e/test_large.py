@@ -82,7 +82,7 @@ class Slow:
         self.stores = stores
         for node in self.nodes():
             node.call("CONFIG", "SET", "slowlog-log-slower-than", 1000)
-            node.call("CONFIG", "SET", "slowlog-max-len", 20000)
+            node.call("CONFIG", "SET", "slowlog-max-len", 2000)
         self.reset()
 
     def nodes(self):
@@ -98,7 +98,7 @@ class Slow:
         found = collections.defaultdict(lambda: [0, 0, 0, ""])
         for node in self.nodes():
             percentiles = node.info("latencystats")
-            for entry in node.call("SLOWLOG", "GET", 20000):
+            for entry in node.call("SLOWLOG", "GET", 2000, timeout=60):
                 command = entry[3][0].decode().upper()
                 if command in BY_US:
                     continue
@@ -112,11 +112,12 @@ class Slow:
 
 
 def report(title, longest):
-    """Prints it; returns the longest of a collection's."""
+    """Prints it; returns the worst p99 of a collection's command, in ms: the longest says more of who else wants the CPU."""
     print("%s:" % title)
     for (kind, command), (ms, n, long, percentiles) in sorted(longest.items(), key=lambda i: -i[1][0]):
         print("    %-11s %-12s %8.1f ms longest, %d over 1 ms, %d over 10 ms; in us %s" % (kind, command, ms, n, long, percentiles))
-    return max([seen[0] for (_, command), seen in longest.items() if command not in STRINGS], default=0)
+    return max([float(seen[3].split(",p99=")[1].split(",")[0]) / 1000 for (_, command), seen in longest.items()
+                if command not in STRINGS and "p99=" in seen[3]], default=0)
 
 
 class Writer:
@@ -209,21 +210,21 @@ def there_and_back(source, target, crossfade, n, string_mb, seconds, rss_mb):
     wait_until("the source has it", lambda: unequal(source, target) == [], seconds, 0.5)
     worst = max(worst, report("back", slow.longest()))
     wait_until("nothing temporary is left", lambda: no_temporary_keys(source), 10)
-    print("proxy: %.1f MB at first, at most %.1f MB; longest command on collections %.1f ms" % (before, memory(proxy), worst))
+    print("proxy: %.1f MB at first, at most %.1f MB; worst p99 of a collection's command %.1f ms" % (before, memory(proxy), worst))
     assert memory(proxy) < before + rss_mb
     return worst
 
 
 def test_there_and_back(cluster, crossfade):
     worst = there_and_back(cluster("redis-7.0"), cluster("valkey-9.1"), crossfade, 300000, 24, 60, 64)
-    assert worst < 50, "a machine that is shared may double what is promised, not more"
+    assert worst < 10
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_there_and_back_ten_million(standalone, crossfade):
     worst = there_and_back(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 512, 900, 64)
-    assert worst < 50
+    assert worst < 10
 
 
 def under_writes(source, target, crossfade, n, string_mb, seconds, rss_mb, keys):

@@ -94,6 +94,7 @@ def modern(servers):
     return servers.standalone("redis-8.0")
 
 
+@pytest.mark.tsan
 def test_what_an_older_cluster_cannot_hold(modern, cluster, crossfade):
     """Vector sets, expiring fields, databases, functions, commands and commands over several slots."""
     right = cluster("valkey-8.0")
@@ -314,6 +315,7 @@ def test_clocks(source, standalone, crossfade, tmp_path, monkeypatch, seconds, l
 
 # ---- the gate
 
+@pytest.mark.tsan
 def test_a_cutover_is_preceded_by_a_check(source, target, crossfade):
     source.call("SET", "before", "1")
     proxy = crossfade(source, target)

@@ -124,7 +124,7 @@ def test_a_connection_lost_before_the_answer_exits_69(admin):
 
 
 def test_every_command_lists_its_exit_codes():
-    for command in "start status pause resume throttle verify cutover rollback finish abort wait".split():
+    for command in "check start status pause resume throttle verify cutover rollback finish abort wait".split():
         result = ctl(command, "--help")
         assert result.returncode == 0 and "Exit status" in result.stdout and "69" in result.stdout
 
@@ -165,6 +165,21 @@ def test_dry_run_asks_nothing_and_tells_the_gates(admin):
     gates[1]["ok"] = True
     assert ctl("cutover", "--dry-run", socket_path=admin.path).returncode == 0
     assert admin.sent()[0] == ["CUTOVER", "DRYRUN"]
+
+
+def test_check(admin):
+    lines = [{"check": "clock", "level": "OK", "text": "the clocks agree", "todo": None},
+             {"check": "replicas", "level": "WARN", "text": "no replica", "todo": "add one"}]
+    admin.answers["CHECK"] = lines
+    result = ctl("check", socket_path=admin.path)
+    assert result.returncode == 0 and admin.sent() == [["CHECK"]]
+    assert re.search(r"OK +clock +the clocks agree\n", result.stdout) and "→ add one" in result.stdout and "0 errors, 1 warning" in result.stdout
+    lines.append({"check": "memory", "level": "ERR", "text": "too small", "todo": "more"})
+    assert ctl("check", socket_path=admin.path).returncode == 1
+    result = ctl("check", "--json", socket_path=admin.path)
+    assert result.returncode == 1 and json.loads(result.stdout) == lines
+    admin.answers["CHECK"] = "-UNREACHABLE crossfade is starting"
+    assert ctl("check", socket_path=admin.path).returncode == 69
 
 
 def test_verify_exits_2_when_anything_differs(admin):
@@ -255,7 +270,7 @@ def test_watch_shows_a_bar_on_a_terminal_and_lines_elsewhere(admin):
 def test_the_man_page_names_every_command_and_option():
     with open(os.path.join(ROOT, "docs/man/proxyctl.1")) as f:
         page = f.read().replace("\\-", "-")
-    for command in "start status pause resume throttle verify cutover rollback finish abort wait".split():
+    for command in "check start status pause resume throttle verify cutover rollback finish abort wait".split():
         assert command in page
         for option in re.findall(r"--[a-z-]+", ctl(command, "--help").stdout):
             assert option in page, "%s of %s" % (option, command)

@@ -133,9 +133,8 @@ static void submit(struct world *w, sds s, int key)
 	engine_submit(w->engine, r);
 }
 
-void client_step(struct world *w)
+static void client_command(struct world *w, int key)
 {
-	int key = (int)rnd(w, KEYS);
 	bool wide = w->profile.wide && !w->side[authority_of(w, tag_of(key))].is_cluster;
 	const struct kind *k = draw(w, key, w->profile.scripts);
 	int second = other_key(w, key, wide), third = other_key(w, key, wide);
@@ -144,10 +143,37 @@ void client_step(struct world *w)
 	submit(w, write_command(w, k, key, second, third, false), key);
 }
 
+/* Now and then several at once, about one slot: they meet in a cycle of the server. */
+void client_step(struct world *w)
+{
+	int key = (int)rnd(w, KEYS), first = key / KEYS_PER_TAG * KEYS_PER_TAG;
+
+	client_command(w, key);
+	for (unsigned i = one_in(w, 4) ? 1 + (unsigned)rnd(w, 3) : 0; i > 0; i--)
+		client_command(w, first + (int)rnd(w, KEYS_PER_TAG));
+}
+
 /* One key is written all the time: it must be copied nevertheless (race 11). */
 void hot_step(struct world *w)
 {
-	submit(w, write_command(w, &kinds[7], 1, 0, 0, false), 1);
+	if (w->submitted - w->answered < HOT_CLIENTS)
+		submit(w, write_command(w, &kinds[0], HOT_KEY, 0, 0, false), HOT_KEY);
+}
+
+/* A key is given milliseconds to live, and about when they end it is written to and made to last (race 1). */
+void dance_step(struct world *w)
+{
+	int key = 1 + (int)rnd(w, 2) * (2 + KEYS_PER_TAG);
+	const struct kind *write = key % KEYS_PER_TAG == 1 ? &kinds[7] : &kinds[10];
+	char ms[24];
+
+	snprintf(ms, sizeof ms, "%u", 4 + (unsigned)rnd(w, 30));
+	if (one_in(w, 2)) {
+		submit(w, resp_cat_words(sdsempty(), "PEXPIRE", w->key[key], ms, NULL), key);
+		return;
+	}
+	submit(w, write_command(w, write, key, 0, 0, false), key);
+	submit(w, resp_cat_words(sdsempty(), "PEXPIRE", w->key[key], "3600000", NULL), key);
 }
 
 void client_answer(struct world *w, struct req *r)

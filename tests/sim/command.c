@@ -228,7 +228,7 @@ static sds cmd_rename(struct call *c)
 	c->n->data[to] = *c->v;
 	remove_key(c, c->key);
 	wrote(c, to);
-	c->w->hidden[to] |= c->w->hidden[c->key];
+	c->n->inputs[to] |= 1u << c->key;
 	return ok();
 }
 
@@ -243,7 +243,7 @@ static sds cmd_copy(struct call *c)
 		return integer(0);
 	c->n->data[to] = *c->v;
 	wrote(c, to);
-	c->w->hidden[to] |= c->w->hidden[c->key];
+	c->n->inputs[to] |= 1u << c->key;
 	return integer(1);
 }
 
@@ -258,7 +258,7 @@ static sds cmd_sunionstore(struct call *c)
 			return error(wrong_type);
 		if (v->type)
 			all |= v->members;
-		c->w->hidden[c->key] |= c->w->hidden[key];
+		c->n->inputs[c->key] |= 1u << key;
 	}
 	if (all) {
 		*c->v = (struct value){ .type = TYPE_SET, .members = all, .expire_ms = -1 };
@@ -344,7 +344,7 @@ static sds cmd_restore(struct call *c)
 static sds cmd_eval(struct call *c)
 {
 	int64_t seed = number(c->argv[1]);
-	int first = key_index(c->w, c->argv[3]) / KEYS_PER_TAG * KEYS_PER_TAG;
+	int first = c->key / KEYS_PER_TAG * KEYS_PER_TAG;
 
 	for (int i = 0; i < KEYS_PER_TAG; i++) {
 		char text[24];
@@ -358,6 +358,7 @@ static sds cmd_eval(struct call *c)
 			put_text(v, slice(text, (size_t)snprintf(text, sizeof text, "%lld", (long long)seed)));
 		}
 		node_changed(c->w, c->n, first + i, CHANGED_BY_OTHERS);
+		c->n->foreign[first + i] |= first + i != c->key;
 	}
 	return seed >> 9 & 1 ? error("ERR the script failed after what it wrote") : ok();
 }

@@ -185,7 +185,7 @@ void sim_control_order(struct world *w)
 			order(w, ORDER_CUTOVER, &a);
 		break;
 	case PHASE_CUTOVER:
-		if (one_in(w, 6))
+		if (one_in(w, 3))
 			order(w, one_in(w, 2) ? ORDER_CUTOVER : ORDER_ROLLBACK, &a);
 		break;
 	default:
@@ -299,6 +299,7 @@ void sim_kill(struct world *w)
 	w->ordered = 0;
 	world_engine(w, w->disk->authority, w->disk->phase >= PHASE_MIRROR);
 	sim_control_new(w);
-	if (w->disk->phase > PHASE_MIRROR && !fault("race-6-restart"))
-		engine_slots_dirty(w->engine, NULL, "the last process was killed");
+	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
+		for (unsigned i = 0; i < w->side[s].nnodes; i++) /* every node's slots become dirty when it is watched again */
+			w->side[s].node[i].conn.missed = !fault("race-6-restart");
 }

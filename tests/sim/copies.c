@@ -297,7 +297,9 @@ void copies_step(struct world *w)
 		return;
 	switch (i->stage) {
 	case ITEM_WAIT:
-		if (i->losses >= COPY_LOSSES_HELD)
+		if (fault("race-11-inband"))
+			begin(w, at);
+		else if (i->losses >= COPY_LOSSES_HELD)
 			hold(w, i);
 		else if (i->losses >= COPY_LOSSES_BEFORE_INBAND)
 			offer_inband(w, at);
@@ -314,6 +316,8 @@ void copies_step(struct world *w)
 			break;
 		}
 		i->stage = ITEM_OFFER;
+		if (w->profile.slow && one_in(w, 4) && !i->held)
+			i->due_us = w->now_us + (int64_t)rnd(w, 100000); /* a slow connection */
 		break;
 	case ITEM_OFFER:
 		offer(w, at);

@@ -53,8 +53,10 @@ void deliver_step(struct world *w, enum side side, struct server *n)
 {
 	struct conn *k = &n->conn;
 
-	if (k->out_head == k->out_tail)
+	if (k->out_head == k->out_tail || w->now_us < k->stalled_us)
 		return;
+	if (w->load && w->profile.stalls && one_in(w, 60))
+		k->stalled_us = w->now_us + (int64_t)rnd(w, 40000);
 	struct answer_out a = k->out[k->out_head++ % WIRE_MAX];
 	switch (a.kind) {
 	case ANSWER_REPLY:
@@ -147,6 +149,7 @@ void conn_lose(struct world *w, enum side side, struct server *n)
 		return;
 	trace(w, "%s/%u: the connection is lost", side_name(side), (unsigned)(n - w->side[side].node));
 	k->up = false;
+	k->missed = true;
 	k->woff = 0;
 	k->retry_us = w->now_us + (int64_t)rnd(w, 30000);
 	w->count.losses++;
@@ -175,8 +178,9 @@ void reconnect_step(struct world *w, enum side side, struct server *n)
 	k->up = true;
 	n->cut = false;
 	routed_slots(w, side, n, &slots);
-	if (engine_is_mirroring(w->engine) && !fault("race-7-rescan"))
+	if (k->missed && !fault("race-7-rescan"))
 		engine_slots_dirty(w->engine, &slots, "a node was not watched for a while");
+	k->missed = false;
 }
 
 void net_zombies_go(struct world *w)
@@ -201,7 +205,7 @@ void net_break_all(struct world *w)
 				any |= waiting(k) || k->out_tail != k->out_head;
 				struct lost l = detach(k);
 				tell_lost(&l, k->up ? keep_zombies(w, k, &l) : 0);
-				k->up = false;
+				k->up = k->missed = false;
 				k->woff = 0;
 				k->retry_us = 0;
 			}

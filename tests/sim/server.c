@@ -224,6 +224,9 @@ static void end_cycle(struct world *w, struct server *n)
 		n->changed[key] = UNCHANGED;
 		n->foreign[key] = false;
 	}
+	for (int key = 0; key < KEYS; n->inputs[key++] = 0)
+		for (int input = 0; input < KEYS; input++)
+			w->hidden[key] |= n->inputs[key] >> input & w->hidden[input];
 	if (n->flushed)
 		push(n, ANSWER_NULL_PUSH, 0);
 	n->flushed = false;

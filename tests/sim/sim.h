@@ -28,6 +28,8 @@
 #define NODES 2       /* of a side */
 #define WIRE_MAX 8192 /* a power of two */
 #define ITEMS_MAX 4096
+#define HOT_KEY 0
+#define HOT_CLIENTS 4 /* each sends its next write when the last was answered */
 #define EPOCH_MS INT64_C(1700000000000)
 
 /* --- value.c --- */
@@ -75,6 +77,8 @@ struct answer_out { /* what the server wrote and the proxy has not read yet */
 
 struct conn {
 	bool up;
+	bool missed;            /* pushes, while it was down */
+	int64_t stalled_us;     /* nothing arrives before */
 	int64_t retry_us;
 	struct wire in[WIRE_MAX];
 	uint32_t in_head, in_tail;
@@ -99,7 +103,8 @@ struct server {
 	uint64_t owed;                  /* writes up to here were taken over by a flip: no failover may lose them */
 	bool replaced;                  /* failed over, and the proxy has not noticed */
 	enum changed changed[KEYS];     /* in this cycle: by whom last (NOLOOP knows no more) */
-	bool foreign[KEYS];             /* in this cycle: somebody else wrote it, too */
+	bool foreign[KEYS];             /* in this cycle: somebody else wrote it, too, or a script that did not declare it */
+	uint32_t inputs[KEYS];          /* in this cycle: what it was computed from, a bit a key */
 	bool flushed;
 	bool by_us, by_foreigner;       /* the command at hand */
 	struct conn conn;
@@ -166,8 +171,8 @@ struct backfill_model {
 /* --- the world --- */
 
 struct profile {
-	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, ack_both,
-	     records_fail;
+	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
+	     records_fail, dance;
 	unsigned steps;
 };
 
@@ -246,6 +251,7 @@ void net_break_all(struct world *w); /* the process ends: every connection, with
 /* client.c */
 void client_step(struct world *w);
 void hot_step(struct world *w);
+void dance_step(struct world *w);
 void foreign_write(struct world *w, struct cluster *c, struct server *n);
 void foreign_flush(struct world *w, struct cluster *c, struct server *n);
 void client_answer(struct world *w, struct req *r);

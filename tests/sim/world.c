@@ -9,7 +9,7 @@
 #include "resp/slot.h"
 
 #define REST_STEPS 400000
-#define HOT_STEPS 60000
+#define HOT_STEPS 8000
 
 uint64_t rnd(struct world *w, uint64_t n)
 {
@@ -69,6 +69,7 @@ static void draw_profile(struct world *w)
 	struct profile *p = &w->profile;
 
 	p->expires = one_in(w, 2);
+	p->dance = p->expires && one_in(w, 2);
 	p->foreign = one_in(w, 3);
 	p->cycles_mixed = one_in(w, 2);
 	p->hidden = p->cycles_mixed && one_in(w, 2);
@@ -87,9 +88,13 @@ static void draw_profile(struct world *w)
 	p->hot = one_in(w, 8);
 	p->ack_both = one_in(w, 4);
 	p->calm = one_in(w, 2);
+	p->laggy = one_in(w, 2);
+	p->slow = one_in(w, 3);
+	p->marks = one_in(w, 3);
+	p->stalls = one_in(w, 3);
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
-	p->steps = 1000 + (unsigned)rnd(w, 5000);
+	p->steps = 2000 + (unsigned)rnd(w, 6000);
 }
 
 void world_engine(struct world *w, const uint8_t *authority, bool mirror)
@@ -137,7 +142,7 @@ static void build_side(struct world *w, enum side s)
 
 	c->is_cluster = w->profile.cluster[s];
 	c->nnodes = c->is_cluster ? NODES : 1;
-	c->clock_ms = w->profile.expires ? (int64_t)rnd(w, 9) - 4 : 0;
+	c->clock_ms = w->profile.expires ? (int64_t)rnd(w, 17) - 8 : 0;
 	c->worker.generation = c->bulk.generation = 1;
 	for (int tag = 0; tag < TAGS; tag++) {
 		c->owner[tag] = (uint8_t)rnd(w, c->nnodes);
@@ -200,7 +205,7 @@ static void trouble_step(struct world *w)
 
 	if (p->moves)
 		move_step(w, c);
-	if (p->failovers && one_in(w, 30))
+	if (p->failovers && one_in(w, p->slow ? 12 : 30))
 		failover_step(w, c);
 	if (p->losses && one_in(w, 20))
 		conn_lose(w, s, some_node(w, s));
@@ -215,7 +220,11 @@ static void housekeeping_step(struct world *w)
 	if (one_in(w, 2))
 		refresh_step(w, s);
 	reconnect_step(w, s, some_node(w, s));
-	if (one_in(w, 3))
+	if (w->load && w->profile.marks) { /* a verify with repair */
+		int key = (int)rnd(w, KEYS);
+		engine_mark(w->engine, key_name(w, key), slot_of_key(w, key));
+	}
+	if (one_in(w, w->profile.laggy ? 40 : 3))
 		replicate_step(w, &w->side[s]);
 }
 
@@ -235,7 +244,9 @@ static void step(struct world *w, bool hot)
 	if (lot < 4) {
 		if (w->load && (lot == 0 || !w->profile.calm))
 			client_step(w);
-		if (hot && one_in(w, 3))
+		if (w->load && w->profile.dance && one_in(w, 3))
+			dance_step(w);
+		for (unsigned i = hot ? 1 + (unsigned)rnd(w, 2) : 0; i > 0; i--)
 			hot_step(w);
 	} else if (lot < 16) {
 		server_step(w, &w->side[s], some_node(w, s));
@@ -248,7 +259,7 @@ static void step(struct world *w, bool hot)
 	} else if (lot < 39) {
 		engine_turn(w->engine);
 		sim_control_step(w);
-		if (w->load && one_in(w, 8))
+		if (w->load && one_in(w, 4))
 			sim_control_order(w);
 	} else {
 		housekeeping_step(w);
@@ -285,7 +296,7 @@ static void stay_hot(struct world *w)
 {
 	if (!engine_is_mirroring(w->engine))
 		return;
-	engine_mark(w->engine, key_name(w, 1), slot_of_key(w, 1));
+	engine_mark(w->engine, key_name(w, HOT_KEY), slot_of_key(w, HOT_KEY));
 	for (int i = 0; i < HOT_STEPS; i++) {
 		step(w, true);
 		if (i > 100 && clean(w) && !w->backfill.nitems)

@@ -29,12 +29,12 @@ static void test_gate(void **state)
 	const struct gate *g = gate_named(gates, gates_check(&p, &f, SIDE_TARGET, false, gates), "preflight");
 	assert_true(g->ok);
 	f.check_errors = 2;
-	snprintf(f.check_error, sizeof(f.check_error), "%s", "the clocks are far apart: set them");
+	snprintf(f.check_error, sizeof(f.check_error), "%s", "the clocks are far apart; set them");
 	gates_check(&p, &f, SIDE_TARGET, false, gates);
 	assert_false(g->ok);
 	assert_true(g->skippable); /* by --force */
 	assert_false(g->waits);    /* it does not come right by itself */
-	assert_non_null(strstr(g->text, "finds 2 errors; the first: the clocks are far apart: set them"));
+	assert_non_null(strstr(g->text, "finds 2 errors; the first: the clocks are far apart; set them"));
 	gates_check(&p, &f, SIDE_SOURCE, false, gates);
 	assert_true(g->ok); /* the way back is open whatever a check finds */
 }

@@ -23,7 +23,7 @@ SIZES = {
     "clients": ([10, 1000], [10, 100, 1000, 10000]),
     "pipelines": ([1, 64], [1, 4, 16, 64, 256]),
     "nodes": ([3], [3, 30]),
-    "requests": (1000, 4000),   # under callgrind, each way
+    "requests": (1000, 3000),   # under callgrind, each way
 }
 
 
@@ -50,7 +50,7 @@ def parse(doc):
     p.add_argument("--conns", type=int, metavar="N", help="idle connections (5000; quick: 500)")
     for name, what in (("values", "bytes of a value"), ("clients", "clients"), ("pipelines", "pipelines"), ("nodes", "primaries")):
         p.add_argument("--" + name, type=int_list, metavar="N,…", help="scaling: %s (%s)" % (what, ",".join(map(str, SIZES[name][1]))))
-    p.add_argument("--requests", type=int, metavar="N", help="under callgrind (4000; quick: 1000)")
+    p.add_argument("--requests", type=int, metavar="N", help="under callgrind (3000; quick: 1000)")
     p.add_argument("--proxy-cpus", type=cpu_set, metavar="N,…", help="what is measured runs there (the first CPU)")
     p.add_argument("--rest-cpus", type=cpu_set, metavar="N,…", help="servers and load run there (the second CPU)")
     o = p.parse_args()

@@ -12,6 +12,7 @@ SHAKE = os.environ.get("REDISSHAKE", "")
 SHAKE_LIMIT_S = 1200
 SHAKES = {"RedisShake, as shipped": 1, "RedisShake, count=1000": 1000}
 COLUMNS = ["", "keys/s", "CPU s per million keys", "peak RSS MiB", "source µs/key", "target µs/key"]
+COLUMN_KEYS = ["keys_s", "cpu_s_m", "peak_mib", "source_us", "target_us"]
 
 
 def run(options, report):
@@ -30,9 +31,12 @@ def run(options, report):
                 tools += [(n, lambda c=c: shake(source, target, keys, c)) for n, c in SHAKES.items() if SHAKE]
                 for name, tool in tools[rep % len(tools):] + tools[:rep % len(tools)]:
                     target.flushall()
-                    for what, row in tool():
-                        rows.setdefault(name + what, []).append(row)
-                        report.run("backfill", target=name + what, keys=keys, **row)
+                    try:
+                        for what, row in tool():
+                            rows.setdefault(name + what, []).append(row)
+                            report.run("backfill", target=name + what, keys=keys, **row)
+                    except BenchError as e:
+                        report.failed("backfill", "%s: %s" % (name, e))
             tell(report, keys, rows)
 
 
@@ -41,9 +45,10 @@ def tell(report, keys, rows):
                   "No CPU is reserved for anybody: tool and six servers share %d." % len(measure.ALL_CPUS))
     middle = {name: {k: measure.median([r[k] for r in found]) for k in found[0]} for name, found in rows.items()}
     for name, m in middle.items():
-        table.add(name, m["keys_s"], m["cpu_s_m"], m["peak_mib"], m["source_us"], m["target_us"])
+        table.add(name, *[m[k] for k in COLUMN_KEYS])
     report.table(table)
-    copy, verify = middle["crossfade"], middle["crossfade, verify"]
+    nothing = dict.fromkeys(COLUMN_KEYS)
+    copy, verify = (middle.get(name, nothing) for name in ("crossfade", "crossfade, verify"))
     of = " ({:,} keys)".format(keys)
     report.goal("backfill keys/s" + of, copy["keys_s"], 200000, at_least=True)
     report.goal("backfill CPU s per million keys" + of, copy["cpu_s_m"], 2.5)

@@ -88,7 +88,7 @@ def nodes(options, report):
     rows, points = {}, {}
     for n in options.nodes:
         with Stage(options, report) as stage:
-            side = stage.cluster(SOURCE_KIND, shards=n, conf={"cluster-node-timeout": 60000} if n > 3 else None)
+            side = stage.cluster(SOURCE_KIND, shards=n)
             p = stage.crossfade(side)
             stage.fill(p.port, KEYS)
             for name, load in (("%d" % n, dict(clients=50)), ("%d, pipeline 16" % n, dict(clients=50, pipeline=16))):
