@@ -155,7 +155,8 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		usage_cross_slot(w->stats->usage, cmd);
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
 		r = make_req(w, p, cmd, block, bytes);
-		if (is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index]))))
+		/* Behind a cluster every slot has its owner, whatever the other side is; only a standalone source has one owner for all. */
+		if (is_cluster(w, SIDE_SOURCE) || is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index]))))
 			split_request(w, c, cmd, argc, r);
 		else
 			forward(w, c, r, slot_of(w->argv[w->keys[0].index]));

@@ -24,6 +24,7 @@ static const struct kind {
 	{ "RENAME", SHAPE_TWO, NULL, false, false },   { "COPY", SHAPE_TWO, "REPLACE", false, false }, { "SUNIONSTORE", SHAPE_THREE, NULL, false, false },
 	{ "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PERSIST", SHAPE_KEY, NULL, true, false },
 	{ "GET", SHAPE_KEY, NULL, false, false },      { "EVAL", SHAPE_SCRIPT, NULL, false, true },
+	{ "EVAL", SHAPE_SCRIPT, NULL, false, true },
 };
 #define KINDS (sizeof kinds / sizeof *kinds)
 
@@ -156,7 +157,7 @@ void client_step(struct world *w)
 /* One key is written all the time: it must be copied nevertheless (race 11). */
 void hot_step(struct world *w)
 {
-	if (w->submitted - w->answered < HOT_CLIENTS)
+	while (w->submitted - w->answered < HOT_CLIENTS)
 		submit(w, write_command(w, &kinds[0], HOT_KEY, 0, 0, false), HOT_KEY);
 }
 

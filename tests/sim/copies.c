@@ -317,7 +317,7 @@ void copies_step(struct world *w)
 		}
 		i->stage = ITEM_OFFER;
 		if (w->profile.slow && one_in(w, 4) && !i->held)
-			i->due_us = w->now_us + (int64_t)rnd(w, 100000); /* a slow connection */
+			i->due_us = w->now_us + (int64_t)rnd(w, 200000); /* a slow connection */
 		break;
 	case ITEM_OFFER:
 		offer(w, at);

@@ -55,8 +55,10 @@ void deliver_step(struct world *w, enum side side, struct server *n)
 
 	if (k->out_head == k->out_tail || w->now_us < k->stalled_us)
 		return;
-	if (w->load && w->profile.stalls && one_in(w, 60))
+	if (w->load && w->profile.stalls && one_in(w, k->out[k->out_head % WIRE_MAX].kind == ANSWER_PUSH ? 4 : 60)) {
 		k->stalled_us = w->now_us + (int64_t)rnd(w, 40000);
+		return;
+	}
 	struct answer_out a = k->out[k->out_head++ % WIRE_MAX];
 	switch (a.kind) {
 	case ANSWER_REPLY:
@@ -156,7 +158,8 @@ void conn_lose(struct world *w, enum side side, struct server *n)
 	struct lost l = detach(k);
 	tell_lost(&l, keep_zombies(w, k, &l));
 	routed_slots(w, side, n, &slots);
-	engine_slots_dirty(w->engine, &slots, "the connection was lost");
+	if (!fault("race-3-failover"))
+		engine_slots_dirty(w->engine, &slots, "the connection was lost");
 }
 
 /* While it is down what is sent fails at the next turn. Its successor is up only when the server has confirmed that the former is gone (race 7). */
@@ -178,7 +181,7 @@ void reconnect_step(struct world *w, enum side side, struct server *n)
 	k->up = true;
 	n->cut = false;
 	routed_slots(w, side, n, &slots);
-	if (k->missed && !fault("race-7-rescan"))
+	if (k->missed && !fault("race-7-rescan") && !fault("race-3-failover"))
 		engine_slots_dirty(w->engine, &slots, "a node was not watched for a while");
 	k->missed = false;
 }

@@ -9,7 +9,7 @@
 #include "resp/slot.h"
 
 #define REST_STEPS 400000
-#define HOT_STEPS 8000
+#define HOT_STEPS 40000
 
 uint64_t rnd(struct world *w, uint64_t n)
 {
@@ -91,7 +91,7 @@ static void draw_profile(struct world *w)
 	p->laggy = one_in(w, 2);
 	p->slow = one_in(w, 3);
 	p->marks = one_in(w, 3);
-	p->stalls = one_in(w, 3);
+	p->stalls = one_in(w, 2);
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
@@ -241,13 +241,13 @@ static void step(struct world *w, bool hot)
 	uint64_t lot = rnd(w, 40);
 
 	w->now_us += (int64_t)rnd(w, 300);
+	if (hot)
+		hot_step(w);
 	if (lot < 4) {
 		if (w->load && (lot == 0 || !w->profile.calm))
 			client_step(w);
 		if (w->load && w->profile.dance && one_in(w, 3))
 			dance_step(w);
-		for (unsigned i = hot ? 1 + (unsigned)rnd(w, 2) : 0; i > 0; i--)
-			hot_step(w);
 	} else if (lot < 16) {
 		server_step(w, &w->side[s], some_node(w, s));
 	} else if (lot < 26) {
@@ -255,7 +255,8 @@ static void step(struct world *w, bool hot)
 	} else if (lot < 32) {
 		copies_step(w);
 	} else if (lot < 35) {
-		rescan_step(w);
+		for (unsigned i = 1 + (unsigned)rnd(w, 6); i > 0; i--)
+			rescan_step(w);
 	} else if (lot < 39) {
 		engine_turn(w->engine);
 		sim_control_step(w);
