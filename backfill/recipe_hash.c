@@ -47,11 +47,14 @@ const char *field_expiry_reason(uint64_t nfields)
 	return recipe_reason("the hash has %llu fields with field expiry, which the receiver does not know", (unsigned long long)nfields);
 }
 
+#define REDIS_FIELD_EXPIRY_MAX (INT64_C(1) << 46) /* ms, refused from here on; Valkey takes later ones */
+
 /* One pass over the fields of a payload. */
 struct hash_pass {
 	struct block *b;
 	int64_t now_ms;
 	uint64_t live, expiring;
+	int64_t last_ms; /* the farthest expiry */
 	struct expire_run run;
 };
 
@@ -70,6 +73,8 @@ static void count_field(void *arg, struct slice field, struct slice value, int64
 		return;
 	h->live++;
 	h->expiring += expires_at_ms >= 0;
+	if (expires_at_ms > h->last_ms)
+		h->last_ms = expires_at_ms;
 }
 
 static void set_field(void *arg, struct slice field, struct slice value, int64_t expires_at_ms)
@@ -112,6 +117,10 @@ static enum recipe_result compose_payload(struct block *b, const struct receiver
 		return RECIPE_GONE;
 	if (h.expiring > 0 && !receiver_has_field_expiry(to)) {
 		*why = field_expiry_reason(h.expiring);
+		return RECIPE_CANNOT;
+	}
+	if (to->product == PRODUCT_REDIS && h.last_ms >= REDIS_FIELD_EXPIRY_MAX) {
+		*why = "a field of the hash expires later than Redis can hold";
 		return RECIPE_CANNOT;
 	}
 	block_open(b, "HSET", NULL);

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#define WAIT_STEPS_MAX 64
+
 void dirty_init(struct dirty *d, size_t max)
 {
 	*d = (struct dirty){ .max = max };
@@ -38,8 +40,13 @@ static void wait_insert(struct dirty *d, struct dirty_key *k)
 	struct dirty_list *l = list_of(d, k);
 	struct dirty_key *after = l->tail;
 
-	while (after && after->due_us > k->due_us)
-		after = after->prev;
+	for (unsigned steps = 0; after && after->due_us > k->due_us; steps++, after = after->prev) {
+		if (steps == WAIT_STEPS_MAX) { /* among a million keys of different backoff its place is not worth finding: it waits as long as the last */
+			after = l->tail;
+			k->due_us = after->due_us;
+			break;
+		}
+	}
 	k->prev = after;
 	k->next = after ? after->next : l->head;
 	*(k->next ? &k->next->prev : &l->tail) = k;

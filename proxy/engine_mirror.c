@@ -504,10 +504,10 @@ static void before_send(struct engine *e, struct mwrite *mw)
 			mw->compare = false;
 		if (!mw->effect.whole)
 			continue;
-		k->applies = d != NULL;
-		if (d)
+		k->applies = d && !is_applying(d); /* one that covers all marks is enough: a key set all the time must not stay dirty for ever */
+		if (k->applies)
 			dirty_applying(e, d);
-		else
+		else if (!d)
 			key_is_whole(e, k->hash, k->slot);
 	}
 }

@@ -176,13 +176,19 @@ void worker_new_script(struct worker *w, struct slice body)
 	sdsfree(load);
 }
 
+/* A MOVED that came late may have turned the route to a node that had the slot before: the topology is asked, too. */
+static bool topology_has(const struct topology *t, uint16_t slot, const char *name)
+{
+	return t && t->slot_node[slot] != NODE_NONE && strcmp(t->nodes[t->slot_node[slot]].name, name) == 0;
+}
+
 /* What the watch would have told is unknown (design, section 6): the node's slots are compared again. Without a watch the versions move at least. */
 static void node_unseen(struct worker *w, const struct upstream *u, const char *why)
 {
 	struct slot_set slots = { { 0 } };
 
 	for (unsigned i = 0; u->watch && i < SLOTS; i++)
-		if (w->upstreams[w->route[u->side][i]] == u)
+		if (w->upstreams[w->route[u->side][i]] == u || topology_has(w->topology[u->side], (uint16_t)i, u->name))
 			slot_set_add(&slots, i);
 	engine_slots_dirty(w->engine, &slots, why);
 }

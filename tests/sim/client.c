@@ -157,7 +157,7 @@ void client_step(struct world *w)
 /* One key is written all the time: it must be copied nevertheless (race 11). */
 void hot_step(struct world *w)
 {
-	while (w->submitted - w->answered < HOT_CLIENTS)
+	while (w->submitted - w->answered < HOT_CLIENTS && atomic_load(&w->stats->queued) < 40)
 		submit(w, write_command(w, &kinds[0], HOT_KEY, 0, 0, false), HOT_KEY);
 }
 

@@ -137,7 +137,7 @@ static void routed_slots(struct world *w, enum side side, const struct server *n
 {
 	memset(slots, 0, sizeof *slots);
 	for (int tag = 0; tag < TAGS; tag++)
-		if (&w->side[side].node[w->side[side].worker.route[tag]] == n)
+		if (&w->side[side].node[w->side[side].worker.route[tag]] == n || &w->side[side].node[w->side[side].known[tag]] == n)
 			slot_set_add(slots, w->slot[tag]);
 }
 
@@ -239,6 +239,7 @@ static void see(struct world *w, enum side side)
 	c->seen = c->changes;
 	c->worker.generation++;
 	for (int tag = 0; tag < TAGS; tag++) {
+		c->known[tag] = c->owner[tag];
 		if (c->worker.route[tag] == c->owner[tag])
 			continue;
 		c->worker.route[tag] = c->owner[tag];
@@ -265,7 +266,8 @@ void bulk_refresh(struct world *w, enum side side, uint64_t generation)
 
 	if (c->bulk.generation >= generation)
 		return;
-	c->bulk = c->worker;
+	c->bulk.generation = c->worker.generation;
+	memcpy(c->bulk.route, c->known, sizeof c->known);
 	rescan_topology_changed(w, side);
 }
 

@@ -123,6 +123,7 @@ struct cluster { /* one side */
 	uint8_t owner[TAGS];
 	uint8_t moving_to[TAGS];     /* or NODES */
 	uint64_t changes, seen;      /* of the topology: happened, known to the proxy */
+	uint8_t known[TAGS];         /* owners by the topology in force; a MOVED, which may be older, changes the worker's route only */
 	struct view worker, bulk;    /* as the owner and as the backfill worker know it */
 };
 

@@ -147,7 +147,7 @@ static void build_side(struct world *w, enum side s)
 	for (int tag = 0; tag < TAGS; tag++) {
 		c->owner[tag] = (uint8_t)rnd(w, c->nnodes);
 		c->moving_to[tag] = NODES;
-		c->worker.route[tag] = c->bulk.route[tag] = c->owner[tag];
+		c->known[tag] = c->worker.route[tag] = c->bulk.route[tag] = c->owner[tag];
 	}
 	for (unsigned i = 0; i < NODES; i++) {
 		c->node[i].conn.up = true;
@@ -286,9 +286,9 @@ static void rest(struct world *w)
 			return;
 		step(w, false);
 	}
-	sim_fail(w, "it does not come to rest: %u of %u answered, %llu dirty keys, %llu dirty slots, %llu queued, %u copies, network %s, control %s, engine %s", w->answered,
+	sim_fail(w, "it does not come to rest: %u of %u answered, %llu dirty keys, %llu dirty slots, %llu queued, %u copies, walks %s, network %s, control %s, engine %s", w->answered,
 		 w->submitted, (unsigned long long)atomic_load(&w->stats->dirty_keys), (unsigned long long)atomic_load(&w->stats->dirty_slots),
-		 (unsigned long long)atomic_load(&w->stats->queued), w->backfill.nitems, net_quiet(w) ? "quiet" : "busy", sim_control_quiet(w) ? "quiet" : "busy",
+		 (unsigned long long)atomic_load(&w->stats->queued), w->backfill.nitems, copies_quiet(w) ? "done" : "under way", net_quiet(w) ? "quiet" : "busy", sim_control_quiet(w) ? "quiet" : "busy",
 		 engine_idle(w->engine) ? "idle" : "busy");
 }
 
