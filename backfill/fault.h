@@ -1,5 +1,5 @@
 /* fault.h - mutants and crash points for tests: fault("name") is true if the environment variable CROSSFADE_FAULT holds that name (a comma-separated
- * list). Builds without --enable-faults do not contain them. Any thread. */
+ * list), crash_point("name") ends the process there. Builds without --enable-faults do not contain them. Any thread. */
 #ifndef CROSSFADE_FAULT_H
 #define CROSSFADE_FAULT_H
 
@@ -19,8 +19,17 @@ static inline bool fault(const char *name)
 			return true;
 	return false;
 }
+#include <signal.h>
+
+/* Dies as by kill -9, at this very place. */
+static inline void crash_point(const char *name)
+{
+	if (fault(name))
+		raise(SIGKILL);
+}
 #else
 #define fault(name) false
+#define crash_point(name) ((void)0)
 #endif
 
 #endif

@@ -382,6 +382,7 @@ static void on_reply(void *arg, const struct reply *reply)
 		else
 			e->io.answer(e->io.ctx, r);
 	}
+	authority_replied(e, slot);
 	if (s->wait && s->inflight == 0)
 		wait_resume(e, e->slots[slot].wait);
 }
@@ -405,9 +406,13 @@ static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)
 
 void engine_turn(struct engine *e)
 {
-	int64_t now = e->io.now_us(e->io.ctx);
+	bool busy = engine_wants_turns(e), was_busy = e->was_busy;
 	struct slot_wait *w, *next;
 
+	e->was_busy = busy;
+	if (!busy && !was_busy) /* once more after the last thing ended: the counters say so then */
+		return;
+	int64_t now = e->io.now_us(e->io.ctx);
 	for (w = e->waits; w; w = next) {
 		next = w->next;
 		if (w->why & WAIT_HOLD)
@@ -443,7 +448,7 @@ void engine_release(struct engine *e, uint16_t slot)
 
 bool engine_wants_turns(const struct engine *e)
 {
-	return e->waits || e->fence.stage != FENCE_NONE || e->dirty.table || e->queued;
+	return e->waits || e->fence.stage != FENCE_NONE || e->dirty.table || e->dirty_slots || e->queued;
 }
 
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)

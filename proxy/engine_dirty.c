@@ -41,6 +41,22 @@ bool follower_takes(const struct engine *e, enum side follower, uint16_t slot)
 	return !e->finished && e->queued_bytes < e->opt.queue_max && e->io.is_up(e->io.ctx, follower, slot);
 }
 
+/* A key that neither side has when the slot is listed is not looked at: an effect that was under way could still make it on one side only. So the walk of a
+ * dirty slot begins behind everything that was under way when it became dirty. */
+static void walk_step(struct engine *e, uint16_t slot, uint32_t *awaited)
+{
+	struct slot_state *s = &e->slots[slot];
+
+	if (!(s->flags & SLOT_WALK_DUE) || (awaited && (!*awaited || --*awaited)))
+		return;
+	if (awaited == &s->await_replies)
+		s->await_acks = s->unacked;
+	if (s->await_replies || s->await_acks)
+		return;
+	s->flags &= ~SLOT_WALK_DUE;
+	e->io.rescan(e->io.ctx, slot);
+}
+
 void follower_queued(struct engine *e, uint16_t slot, size_t bytes)
 {
 	e->queued++;
@@ -54,6 +70,12 @@ void follower_acked(struct engine *e, uint16_t slot, size_t bytes)
 	e->queued--;
 	e->queued_bytes -= bytes;
 	e->slots[slot].unacked--;
+	walk_step(e, slot, &e->slots[slot].await_acks);
+}
+
+void authority_replied(struct engine *e, uint16_t slot)
+{
+	walk_step(e, slot, &e->slots[slot].await_replies);
 }
 
 /* --- marks --- */
@@ -71,7 +93,12 @@ static void slot_mark(struct engine *e, uint16_t slot)
 		return; /* the marks tell at its end that it has to be walked again */
 	s->flags |= SLOT_RESCANNING;
 	s->rescan_marks = s->marks;
-	e->io.rescan(e->io.ctx, slot);
+	s->await_replies = s->inflight;
+	s->await_acks = s->inflight || fault("race-2-early") ? 0 : s->unacked;
+	if (fault("race-2-early"))
+		s->await_replies = 0;
+	s->flags |= SLOT_WALK_DUE;
+	walk_step(e, slot, NULL);
 }
 
 void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const char *why)
@@ -521,6 +548,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 		inband_failed(e, w, COPY_TOO_BIG, NULL);
 	else
 		inband_compose(e, w);
+	authority_replied(e, slot);
 	engine_wait_lift(e, slot, 0);
 }
 

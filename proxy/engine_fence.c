@@ -55,6 +55,9 @@ static const char *outstanding(const struct engine *e)
 			return "keys are dirty";
 		if (s->flags & SLOT_DIRTY)
 			return "slots are dirty";
+		/* who is not connected could not be asked for a proof, and what it would have told is missed */
+		if (!e->io.is_up(e->io.ctx, SIDE_SOURCE, (uint16_t)i) || !e->io.is_up(e->io.ctx, SIDE_TARGET, (uint16_t)i))
+			return "a node is not connected";
 	}
 	return NULL;
 }

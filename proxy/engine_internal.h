@@ -43,6 +43,7 @@ enum {
 	SLOT_DIRTY = 2,
 	SLOT_MINE = 4,
 	SLOT_RESCANNING = 8,
+	SLOT_WALK_DUE = 32, /* RESCANNING, but not asked for yet */
 	SLOT_FENCED = 16, /* changes its authority: reads wait, too */
 };
 
@@ -54,6 +55,8 @@ struct slot_state {
 	uint32_t dirty;    /* dirty keys */
 	uint32_t marks;    /* times it became dirty */
 	uint32_t rescan_marks;
+	/* A walk that is due begins when what was under way at the mark has ended: these replies of the authority, then these of the follower. */
+	uint32_t await_replies, await_acks;
 	uint8_t flags;
 };
 
@@ -147,6 +150,7 @@ struct engine {
 	unsigned repairs;        /* asked and not yet answered */
 	unsigned down_skipped;
 	bool mirroring, finished;
+	bool was_busy;           /* at the last turn */
 	bool expiring;           /* a write of ours may have given a key an expiry: what INFO told may be older */
 	struct resp_request parser;
 	struct slice *argv;      /* scratch: words of the request at hand */
@@ -222,6 +226,7 @@ void dirty_clear(struct engine *e);
 bool follower_takes(const struct engine *e, enum side follower, uint16_t slot);
 void follower_queued(struct engine *e, uint16_t slot, size_t bytes);
 void follower_acked(struct engine *e, uint16_t slot, size_t bytes);
+void authority_replied(struct engine *e, uint16_t slot); /* inflight went down by one, and what follows of it is queued */
 
 /* engine_fence.c */
 void fence_turn(struct engine *e);

@@ -618,6 +618,7 @@ static void on_tail(void *arg, const struct reply *r)
 		tail_reply(mw, r);
 	else if (--mw->tail_skip == 0 && mw->released)
 		mw_free(mw);
+	authority_replied(e, slot);
 	if (!e->slots[slot].inflight)
 		engine_wait_lift(e, slot, 0);
 }

@@ -229,8 +229,10 @@ static void flip_record(struct phases *p, int64_t now)
 	/* Only a record that is newer than any that may have reached the disk ends an unknown outcome. */
 	if (!first)
 		f->next.epoch++;
+	crash_point("flip-before-record");
 	enum state_result r = p->io->write(p->ctx, &f->next, err, sizeof(err));
 	if (r == STATE_DURABLE) {
+		crash_point("flip-after-record");
 		flip_release(p);
 	} else if (first && (r == STATE_UNCHANGED || fault("race-9-unknown"))) {
 		p->io->unfence(p->ctx, f->id);

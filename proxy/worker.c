@@ -310,11 +310,11 @@ static void on_mirror_proof(void *arg, const struct reply *r)
 static void mirror_turn(struct worker *w)
 {
 	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
-	enum side side = fleet_authority(w->fleet, 0);
-	struct topology *t = w->topology[side];
 
 	if (!w->mirror_wanted || w->mirror_answers)
 		return;
+	enum side side = fleet_authority(w->fleet, 0);
+	struct topology *t = w->topology[side];
 	if (w->mirror_proving) {
 		w->mirror_wanted = w->mirror_proving = false;
 		fleet_tell_mirror_ready(w, true, NULL);

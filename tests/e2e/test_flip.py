@@ -1,6 +1,7 @@
 """Cutover, rollback, finish, abort: slots change authority under load, and nothing is lost."""
 import pytest
 from harness import RespError, diff
+from harness.crossfade import built_with_faults
 from harness.process import wait_until
 from load import Load, fill, fill_types
 
@@ -207,6 +208,25 @@ def test_writes_on_the_target_reach_the_source_and_survive_restarts(pair, crossf
     same(proxy, source, target)
     load.check(proxy, source, target)
     proxy.ctl("verify")
+
+
+@pytest.mark.parametrize("point, authority", [("flip-before-record", "source"), ("flip-after-record", "target")])
+def test_killed_in_a_flip_there_is_one_authority(pair, crossfade, point, authority):
+    """The record decides: not yet written, the flip never was; written, it is done."""
+    if not built_with_faults():
+        pytest.skip("needs a build with --enable-faults")
+    source, target = pair
+    proxy = synced(source, target, crossfade, keys=100, env={"CROSSFADE_FAULT": point})
+    assert proxy.ctl("cutover", "--yes", check=False).rc != 0
+    wait_until("the proxy is dead", lambda: not proxy.running(), 20)
+    proxy.env = {}
+    proxy.start()
+    assert proxy.ctl("status")["authority"] == authority
+    proxy.call("SET", "after", "the kill")
+    proxy.ctl("verify", "--repair", check=False)
+    settle(proxy)
+    assert diff(source.digest(), target.digest()) == []
+    assert (target if authority == "target" else source).call("GET", "after") == b"the kill"
 
 
 def test_finish_lets_the_source_go(pair, crossfade):

@@ -197,6 +197,15 @@ void client_answer(struct world *w, struct req *r)
 	free(r);
 }
 
+/* A script writes keys that it does not declare; one of them is copied before anybody is told (race 12). */
+void contagion_step(struct world *w)
+{
+	int key = (int)rnd(w, KEYS), first = key / KEYS_PER_TAG * KEYS_PER_TAG;
+
+	submit(w, write_command(w, &kinds[KINDS - 1], key, 0, 0, false), key);
+	submit(w, resp_cat_words(sdsempty(), "COPY", w->key[first + (int)rnd(w, KEYS_PER_TAG)], w->key[first + (int)rnd(w, KEYS_PER_TAG)], "REPLACE", NULL), key);
+}
+
 /* --- past the proxy --- */
 
 static int own_key(struct world *w, struct cluster *c, struct server *n)

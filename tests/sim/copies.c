@@ -9,7 +9,7 @@
 #include "proxy/keyhash.h"
 #include "resp/write.h"
 
-#define HOLD_MS 30
+#define HOLD_MS 200
 
 bool bulk_read(struct world *w, enum side side, int key, struct value *out)
 {
@@ -225,6 +225,7 @@ static void offer(struct world *w, unsigned at)
 
 	item_gone(w, at);
 	c->kind = COPY_APPLY;
+	trace(w, "a copy of %s is offered, a %s's", w->key[i.key], i.repair ? "repair" : "scan");
 	compose(w, &i, c);
 	engine_copy(w->engine, c);
 	let_go(w, &i);
@@ -292,6 +293,8 @@ void copies_step(struct world *w)
 		return;
 	}
 	unsigned at = (unsigned)rnd(w, b->nitems);
+	while (b->held_tag >= 0 && one_in(w, 2) && b->item[at].stage != ITEM_HOLD && !b->item[at].held)
+		at = (unsigned)rnd(w, b->nitems); /* nobody waits longer than for a held slot */
 	struct item *i = &b->item[at];
 	if (w->now_us < i->due_us)
 		return;
@@ -316,10 +319,12 @@ void copies_step(struct world *w)
 			break;
 		}
 		i->stage = ITEM_OFFER;
-		if (w->profile.slow && one_in(w, 4) && !i->held)
-			i->due_us = w->now_us + (int64_t)rnd(w, 200000); /* a slow connection */
+		if (w->profile.slow && (w->profile.late || one_in(w, 4)) && !i->held)
+			i->due_us = w->now_us + (int64_t)rnd(w, w->profile.late ? 60000 : 200000); /* a slow connection */
 		break;
 	case ITEM_OFFER:
+		if (w->load && w->profile.late && (atomic_load(&w->stats->dirty_slots) || b->walk[tag_of(i->key)].wanted || b->walk[tag_of(i->key)].open))
+			break; /* the worst moment is right behind the walk that made the slot clean */
 		offer(w, at);
 		break;
 	}

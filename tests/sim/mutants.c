@@ -14,6 +14,7 @@ static const struct mutant {
 } mutants[] = {
 	{ "race-1-expiry", false, "no PEXPIRETIME behind a write that no reply proves" },
 	{ "race-2-one-side", true, "a dirty slot is walked on the authority only" },
+	{ "race-2-early", false, "a dirty slot is walked while effects are on their way" },
 	{ "race-3-wait", false, "a flip does not WAIT for the new authority's replicas" },
 	{ "race-3-failover", true, "neither a failover nor a lost connection makes slots dirty" },
 	{ "race-4-version", false, "a mark does not move the version" },

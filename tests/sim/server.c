@@ -253,7 +253,7 @@ void server_step(struct world *w, struct cluster *c, struct server *n)
 		if (p->expires && one_in(w, 3))
 			node_expire(w, c, n, (int)rnd(w, KEYS));
 	}
-	if (w->load && p->flush && one_in(w, 600))
+	if (w->load && p->flush && (p->late ? c == &w->side[SIDE_SOURCE] && late_is_due(w) : one_in(w, 600)))
 		foreign_flush(w, c, n);
 	end_cycle(w, n);
 }

@@ -173,7 +173,7 @@ struct backfill_model {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance;
+	     records_fail, dance, contagion, deaf, late;
 	unsigned steps;
 };
 
@@ -253,6 +253,7 @@ void net_break_all(struct world *w); /* the process ends: every connection, with
 void client_step(struct world *w);
 void hot_step(struct world *w);
 void dance_step(struct world *w);
+void contagion_step(struct world *w);
 void foreign_write(struct world *w, struct cluster *c, struct server *n);
 void foreign_flush(struct world *w, struct cluster *c, struct server *n);
 void client_answer(struct world *w, struct req *r);
@@ -290,6 +291,7 @@ void judge_failover(struct world *w, const struct server *n);
 void judge_end(struct world *w);
 
 /* world.c */
+bool late_is_due(struct world *w);
 struct world *world_new(uint64_t seed);
 void world_free(struct world *w);
 void world_run(struct world *w); /* load, then rest, then the judgement: sim_fail if anything is wrong */

@@ -9,7 +9,7 @@
 #include "resp/slot.h"
 
 #define REST_STEPS 400000
-#define HOT_STEPS 40000
+#define HOT_STEPS 100000
 
 uint64_t rnd(struct world *w, uint64_t n)
 {
@@ -64,6 +64,33 @@ int tag_index(struct world *w, uint16_t slot)
 
 /* --- birth --- */
 
+/* What chance alone brings together too seldom. */
+static void theme(struct world *w, struct profile *p)
+{
+	switch (rnd(w, 8)) {
+	case 0: /* flips, while what scripts did is told late (race 9) */
+		p->scripts = p->stalls = p->calm = true;
+		p->foreign = p->failovers = p->losses = p->kills = p->moves = p->slow = p->marks = p->narrow = p->small_inband = false;
+		break;
+	case 1: /* copies that were read long before they arrive (races 4, 5) */
+		p->late = p->slow = p->marks = p->calm = true;
+		p->failovers = one_in(w, 2);
+		p->foreign = p->flush = !p->failovers;
+		p->stalls = p->losses = p->kills = p->moves = p->narrow = p->small_inband = false;
+		break;
+	case 2: /* keys computed from keys that a script has just written (race 12) */
+		p->contagion = p->scripts = true;
+		p->narrow = p->marks = false;
+		break;
+	case 3: /* a backfill worker that hears late of a new primary (race 8) */
+		p->deaf = p->late = p->slow = p->marks = p->calm = p->foreign = p->failovers = p->laggy = true;
+		p->hidden = p->cycles_mixed = p->stalls = p->losses = p->flush = p->kills = p->moves = p->narrow = p->small_inband = false;
+		break;
+	default:
+		break;
+	}
+}
+
 static void draw_profile(struct world *w)
 {
 	struct profile *p = &w->profile;
@@ -92,6 +119,7 @@ static void draw_profile(struct world *w)
 	p->slow = one_in(w, 3);
 	p->marks = one_in(w, 3);
 	p->stalls = one_in(w, 2);
+	theme(w, p);
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
@@ -132,8 +160,10 @@ static void fill(struct world *w)
 		v.members = 1 + rnd(w, 1000000);
 		c->node[c->owner[tag_of(key)]].data[key] = v;
 	}
-	for (unsigned i = 0; i < NODES; i++)
-		memcpy(c->node[i].replica, c->node[i].data, sizeof c->node[i].data);
+	for (int i = 0; i < NODES; i++)
+		for (int key = 0; key < KEYS; key++)
+			if (!w->profile.deaf || one_in(w, 2)) /* else the replica has yet to hear of it */
+				c->node[i].replica[key] = c->node[i].data[key];
 }
 
 static void build_side(struct world *w, enum side s)
@@ -192,6 +222,12 @@ void world_free(struct world *w)
 
 /* --- the schedule --- */
 
+/* The one event of a late profile comes in the middle of the scan, when copies of keys that the follower has not got yet are on their way. */
+bool late_is_due(struct world *w)
+{
+	return w->backfill.running && w->backfill.nitems > 4 && !copies_done(w) && w->count.flushes + w->count.failovers < 2 && one_in(w, 12);
+}
+
 static struct server *some_node(struct world *w, enum side s)
 {
 	return &w->side[s].node[rnd(w, w->side[s].nnodes)];
@@ -205,7 +241,7 @@ static void trouble_step(struct world *w)
 
 	if (p->moves)
 		move_step(w, c);
-	if (p->failovers && one_in(w, p->slow ? 12 : 30))
+	if (p->failovers && (p->late ? s == SIDE_SOURCE && late_is_due(w) : one_in(w, 30)))
 		failover_step(w, c);
 	if (p->losses && one_in(w, 20))
 		conn_lose(w, s, some_node(w, s));
@@ -220,7 +256,7 @@ static void housekeeping_step(struct world *w)
 	if (one_in(w, 2))
 		refresh_step(w, s);
 	reconnect_step(w, s, some_node(w, s));
-	if (w->load && w->profile.marks) { /* a verify with repair */
+	if (w->load && w->profile.marks && (!w->profile.late || one_in(w, 4))) { /* a verify with repair */
 		int key = (int)rnd(w, KEYS);
 		engine_mark(w->engine, key_name(w, key), slot_of_key(w, key));
 	}
@@ -246,6 +282,8 @@ static void step(struct world *w, bool hot)
 	if (lot < 4) {
 		if (w->load && (lot == 0 || !w->profile.calm))
 			client_step(w);
+		if (w->load && w->profile.contagion && one_in(w, 4))
+			contagion_step(w);
 		if (w->load && w->profile.dance && one_in(w, 3))
 			dance_step(w);
 	} else if (lot < 16) {
