@@ -156,10 +156,12 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
 		r = make_req(w, p, cmd, block, bytes);
 		/* Behind a cluster every slot has its owner, whatever the other side is; only a standalone source has one owner for all. */
-		if (is_cluster(w, SIDE_SOURCE) || is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index]))))
+		if (is_cluster(w, SIDE_SOURCE) || is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index])))) {
 			split_request(w, c, cmd, argc, r);
-		else
+		} else {
+			r->spans = splits_evenly(cmd, argc);
 			forward(w, c, r, slot_of(w->argv[w->keys[0].index]));
+		}
 		return;
 	}
 	if (slot == -1) {

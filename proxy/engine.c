@@ -142,6 +142,11 @@ static bool must_wait(const struct slot_state *s, const struct req *r)
 
 static void start(struct engine *e, struct req *r)
 {
+	if (r->spans && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot))) {
+		r->again = true;
+		e->io.answer(e->io.ctx, r);
+		return;
+	}
 	if (e->mirroring && r->write && !r->mw)
 		mirror_prepare(e, r);
 	engine_transmit(e, r);

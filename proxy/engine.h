@@ -21,7 +21,8 @@ struct engine_io {
 	/* Sends bytes with `replies` commands on the data connection to the slot's node on that side, in the order of the calls; fn comes once per reply, never from
 	 * inside the call. node: NODE_NONE, or the node to ask instead (ASK). holder NULL: the bytes are copied. */
 	void (*send)(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
-	/* One command on each connected node of a side; returns how many; fn comes once for each. replicas_only: only nodes that have replicas. */
+	/* One command on each connected node of a side; returns how often fn comes. replicas_only: only nodes that have replicas, and behind a write of something
+	 * unimportant, of which fn is told, too: WAIT knows of its own connection's writes only. */
 	unsigned (*send_each)(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg);
 	void (*answer)(void *ctx, struct req *r);        /* r->reply and r->reply_block are set */
 	/* MOVED or ASK: the node it names (made known if new), NODE_NONE if it cannot be; moved: the slot's route changes. */

@@ -442,6 +442,8 @@ static void apply(struct engine *e, struct cwrite *w)
 		known_remove(&e->foreign, h);
 	if (k)
 		dirty_applying(e, k);
+	if (k && c->kind == COPY_INBAND && !fault("race-4-inband"))
+		k->applied = w->marks; /* a push between two of its replies (race 4) */
 	follower_queued(e, c->slot, w->queued);
 	version_pend(&e->versions, stripe_of(h.low64));
 	e->io.send(e->io.ctx, w->follower, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_copy_reply, w);
@@ -529,6 +531,11 @@ static void on_inband_reply(void *arg, const struct reply *r)
 	struct copy *c = w->copy;
 	uint16_t slot = c->slot;
 
+	if (w->reads == 0) {
+		struct slice key = slice(c->key, c->key_len);
+		struct dirty_key *k = dirty_find(&e->dirty, key, keyhash_of(key));
+		w->marks = k ? k->marks : 0;
+	}
 	if (r->p && !w->too_big) {
 		w->read_bytes += r->n;
 		w->too_big = w->read_bytes > e->opt.inband_max;

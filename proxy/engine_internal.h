@@ -116,6 +116,7 @@ struct cwrite {
 	bool failed, too_big;
 	char *why;
 	unsigned nreads, reads;  /* in-band: replies expected, received */
+	uint64_t marks;          /* in-band: of the dirty key at the first reply; later ones may be newer than the value */
 	size_t read_bytes;
 	struct { char *p; size_t n; } *read;
 };

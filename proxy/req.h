@@ -41,6 +41,8 @@ struct req {
 	uint8_t proto;              /* of the client when it sent this */
 	bool done;
 	bool write;                 /* may change data */
+	bool spans;                 /* keys of several slots, as one command for a standalone server */
+	bool again;                 /* given back unanswered: its slots are a cluster's now, home splits it */
 	bool loaded;                /* its script was loaded behind the scenes: once is enough */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };

@@ -49,16 +49,14 @@ static int by_slot(const void *a, const void *b)
 	return x->key < y->key ? -1 : 1;
 }
 
-static struct split *split_new(struct worker *w, struct client *c, const struct command *cmd, struct req *whole, uint32_t parts_max)
+static struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max)
 {
 	struct split *s = calloc(1, sizeof *s);
 
-	(void)w;
 	if (!s || !(s->part = calloc(parts_max, sizeof *s->part)))
 		abort();
 	s->whole = whole;
 	s->cmd = cmd;
-	client_enqueue(c, whole);
 	return s;
 }
 
@@ -84,20 +82,19 @@ static void make_part(struct worker *w, struct split *s, const struct keyed *k, 
 	sdsfree(bytes);
 }
 
-bool split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
+bool splits_evenly(const struct command *cmd, uint32_t argc)
+{
+	return (argc - command_first_key(cmd)) % (uint32_t)cmd->specs[0].b == 0;
+}
+
+/* `whole` stands in its client's order already; its words are in w->argv. */
+static void split_keys(struct worker *w, const struct command *cmd, uint32_t argc, struct req *whole)
 {
 	uint32_t first = command_first_key(cmd), step = (uint32_t)cmd->specs[0].b;
 	uint32_t nkeys = (argc - first) / step;
-	struct keyed *k;
-	struct split *s;
+	struct keyed *k = calloc(nkeys, sizeof *k);
+	struct split *s = split_new(cmd, whole, nkeys);
 
-	if ((argc - first) % step) {
-		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
-		req_free(w, whole);
-		return false;
-	}
-	k = calloc(nkeys, sizeof *k);
-	s = split_new(w, c, cmd, whole, nkeys);
 	s->order = calloc(nkeys, sizeof *s->order);
 	s->nkeys = nkeys;
 	if (!k || !s->order)
@@ -114,7 +111,28 @@ bool split_request(struct worker *w, struct client *c, const struct command *cmd
 	}
 	free(k);
 	submit_all(w, s);
-	return true;
+}
+
+void split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
+{
+	if (!splits_evenly(cmd, argc)) {
+		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+		req_free(w, whole);
+		return;
+	}
+	client_enqueue(c, whole);
+	split_keys(w, cmd, argc, whole);
+}
+
+/* It was on its way to a standalone server as one, and a flip to a cluster came between. */
+void split_again(struct worker *w, struct req *whole)
+{
+	whole->spans = whole->again = false;
+	resp_request_reset(&w->reparser);
+	enum resp_status status = resp_request_parse(&w->reparser, whole->bytes, whole->len);
+	assert(status == RESP_OK);
+	(void)status;
+	split_keys(w, whole->cmd, words_of(w, &w->reparser, whole->bytes), whole);
 }
 
 /* --- to every primary: one slot stands for each node --- */
@@ -122,8 +140,9 @@ bool split_request(struct worker *w, struct client *c, const struct command *cmd
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole)
 {
 	struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
-	struct split *s = split_new(w, c, cmd, whole, t && t->nnodes ? t->nnodes : 1);
+	struct split *s = split_new(cmd, whole, t && t->nnodes ? t->nnodes : 1);
 
+	client_enqueue(c, whole);
 	s->broadcast = cmd->effect == EFFECT_BROADCAST && engine_is_mirroring(w->engine);
 	for (uint16_t n = 0; t && n < t->nnodes; n++) {
 		for (unsigned slot = 0; slot < SLOTS; slot++) {

@@ -52,7 +52,9 @@ static void arrived_home(void *arg)
 	struct req *r = arg;
 	struct worker *w = r->worker;
 
-	if (r->split)
+	if (r->again)
+		split_again(w, r);
+	else if (r->split)
 		split_part_done(w, r);
 	else
 		client_done(w, r);

@@ -138,7 +138,9 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */
 
 /* split.c */
-bool split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
+void split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
+void split_again(struct worker *w, struct req *whole);
+bool splits_evenly(const struct command *cmd, uint32_t argc); /* MSET wants pairs */
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
 void split_part_done(struct worker *w, struct req *part);
 void split_free(struct split *s); /* not its parts */

@@ -5,9 +5,11 @@
 
 #include <arpa/inet.h>
 
+#include "backfill/large.h"
 #include "proxy/address.h"
 #include "proxy/log.h"
 #include "proxy/worker.h"
+#include "resp/write.h"
 
 static struct upstream *node_of(struct worker *w, enum side side, uint16_t slot)
 {
@@ -32,6 +34,20 @@ static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, con
 	upstream_send(u, p, n, holder, replies, fn, arg);
 }
 
+/* WAIT speaks of what its own connection has written: on one that is younger than the writes it would say yes at once. So each writes something first. */
+static sds write_for_wait(struct worker *w, enum side side, uint16_t node)
+{
+	unsigned slot = 0;
+
+	while (slot < SLOTS && w->route[side][slot] != node)
+		slot++;
+	if (slot == SLOTS)
+		return NULL;
+	sds key = large_tmp_key((uint16_t)slot, 0), s = resp_cat_words(sdsempty(), "SET", key, "", "PX", "1", NULL);
+	sdsfree(key);
+	return s;
+}
+
 static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg)
 {
 	struct worker *w = ctx;
@@ -41,6 +57,12 @@ static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, cons
 		struct upstream *u = w->upstreams[i];
 		if (u->side != side || !upstream_is_up(u) || (replicas_only && !u->replicas))
 			continue;
+		sds first = replicas_only ? write_for_wait(w, side, i) : NULL;
+		if (first) {
+			upstream_send(u, first, sdslen(first), NULL, 1, fn, arg);
+			sdsfree(first);
+			sent++;
+		}
 		upstream_send(u, p, n, NULL, 1, fn, arg);
 		sent++;
 	}

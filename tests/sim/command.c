@@ -382,8 +382,10 @@ sds command_execute(struct world *w, struct cluster *cluster, struct server *n, 
 		if (!slice_is(argv[0], commands[i].name))
 			continue;
 		struct call c = { .w = w, .c = cluster, .n = n, .argv = argv, .argc = argc, .key = key_index(w, argv[commands[i].key]) };
-		if (c.key < 0)
-			return integer(0); /* UNLINK of a temporary key */
+		if (c.key < 0) { /* a temporary key */
+			n->offset++;
+			return commands[i].fn == cmd_set ? ok() : integer(0);
+		}
 		c.v = at(&c, c.key);
 		return commands[i].fn(&c);
 	}

@@ -38,6 +38,8 @@ static struct item *add(struct world *w, int key, bool repair, uint8_t losses)
 	b->item[b->nitems] = (struct item){ .key = key, .repair = repair, .losses = losses };
 	for (enum side s = SIDE_SOURCE; repair && s < SIDES; s++)
 		b->item[b->nitems].asked[s] = w->side[s].worker.generation;
+	if (w->profile.deaf && w->load) /* it keeps a pace */
+		b->item[b->nitems].due_us = w->now_us + (int64_t)rnd(w, 90000);
 	return &b->item[b->nitems++];
 }
 
@@ -304,7 +306,7 @@ void copies_step(struct world *w)
 			begin(w, at);
 		else if (i->losses >= COPY_LOSSES_HELD)
 			hold(w, i);
-		else if (i->losses >= COPY_LOSSES_BEFORE_INBAND)
+		else if (i->losses >= COPY_LOSSES_BEFORE_INBAND || w->profile.eager)
 			offer_inband(w, at);
 		else
 			begin(w, at);

@@ -50,6 +50,15 @@ void judge_failover(struct world *w, const struct server *n)
 		sim_fail(w, "a failover loses writes that a flip took over");
 }
 
+void judge_hidden(struct world *w, int key)
+{
+	const struct value *a = &node_with(&w->side[SIDE_SOURCE], key)->data[key], *b = &node_with(&w->side[SIDE_TARGET], key)->data[key];
+
+	if (w->hidden[key] && value_equal(a, b) &&
+	    version_token(engine_versions(w->engine), stripe_of(keyhash_of(key_name(w, key)).low64), true) != VERSION_BUSY)
+		w->hidden[key] = false;
+}
+
 static void counters_zero(struct world *w)
 {
 	const struct versions *v = engine_versions(w->engine);

@@ -11,7 +11,7 @@ static const char usage[] =
 	"usage: sim [--seeds N] [--first SEED] [--jobs N]   many seeds; the last line is \"N passed, N failed\"\n"
 	"       sim --seed SEED [--trace]                   one, in this process\n"
 	"       sim --mutants [--only NAME] [--jobs N]      each rule taken out is found (builds with --enable-faults)\n"
-	"CROSSFADE_FAULT names a mutant for the first two.\n";
+	"--theme N plays one of the themes of world.c in every seed. CROSSFADE_FAULT names a mutant for the first two.\n";
 
 struct options {
 	uint64_t seeds, first, seed;
@@ -25,7 +25,8 @@ static bool parse(int argc, char **argv, struct options *o)
 	static const struct option names[] = {
 		{ "seeds", required_argument, NULL, 'n' }, { "first", required_argument, NULL, 'f' }, { "seed", required_argument, NULL, 's' },
 		{ "jobs", required_argument, NULL, 'j' },  { "mutants", no_argument, NULL, 'm' },     { "only", required_argument, NULL, 'o' },
-		{ "trace", no_argument, NULL, 't' },       { NULL, 0, NULL, 0 },
+		{ "trace", no_argument, NULL, 't' },       { "theme", required_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -37,6 +38,7 @@ static bool parse(int argc, char **argv, struct options *o)
 		case 'j': o->jobs = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'm': o->mutants = true; break;
 		case 'o': o->only = optarg; break;
+		case 'h': sim_theme = atoi(optarg); break;
 		case 't': o->tracing = true; break;
 		default: return false;
 		}

@@ -251,7 +251,10 @@ static void see(struct world *w, enum side side)
 		if (!n->replaced)
 			continue;
 		n->replaced = false;
+		n->replaced_us = w->now_us;
 		n->deposed_before = c->worker.generation;
+		if (n->cut)
+			conn_lose(w, side, n); /* the slots are another node's now: their connection is another one */
 		if (fault("race-3-failover"))
 			continue;
 		routed_slots(w, side, n, &slots);
@@ -298,10 +301,14 @@ static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, cons
 	struct world *w = ctx;
 	unsigned sent = 0;
 
-	(void)replicas_only; /* all of ours have one */
+	static const char first[] = "*3\r\n$3\r\nSET\r\n$9\r\ntemporary\r\n$0\r\n\r\n";
 	for (unsigned i = 0; i < w->side[side].nnodes; i++) {
 		if (!w->side[side].node[i].conn.up)
 			continue;
+		if (replicas_only && !fault("race-3-fresh")) { /* all of ours have one */
+			queue_wire(w, &w->side[side].node[i], first, sizeof first - 1, 1, fn, arg);
+			sent++;
+		}
 		queue_wire(w, &w->side[side].node[i], p, n, 1, fn, arg);
 		sent++;
 	}

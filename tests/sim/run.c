@@ -96,8 +96,8 @@ static void count_failure(struct job *j, int status, bool quiet, const char *sel
 	}
 	sum->failed++;
 	if (!quiet)
-		printf("seed %llu: %s\n    replay: %s%s%s%s --seed %llu --trace\n", (unsigned long long)j->seed, j->text, faults ? "CROSSFADE_FAULT=" : "",
-		       faults ? faults : "", faults ? " " : "", self, (unsigned long long)j->seed);
+		printf("seed %llu: %s\n    replay: %s%s%s%s --theme %d --seed %llu --trace\n", (unsigned long long)j->seed, j->text, faults ? "CROSSFADE_FAULT=" : "",
+		       faults ? faults : "", faults ? " " : "", self, sim_theme, (unsigned long long)j->seed);
 }
 
 static void end_all(struct job *jobs, unsigned n)

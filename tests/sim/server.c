@@ -236,7 +236,7 @@ static void end_cycle(struct world *w, struct server *n)
 void server_step(struct world *w, struct cluster *c, struct server *n)
 {
 	const struct profile *p = &w->profile;
-	bool foreign = w->load && p->foreign && one_in(w, 12);
+	bool foreign = w->load && p->foreign && !late_hush(w) && one_in(w, p->eager ? 4 : 12);
 
 	if (foreign && !p->cycles_mixed) {
 		foreign_write(w, c, n);
@@ -253,7 +253,7 @@ void server_step(struct world *w, struct cluster *c, struct server *n)
 		if (p->expires && one_in(w, 3))
 			node_expire(w, c, n, (int)rnd(w, KEYS));
 	}
-	if (w->load && p->flush && (p->late ? c == &w->side[SIDE_SOURCE] && late_is_due(w) : one_in(w, 600)))
+	if (w->load && p->flush && (p->late ? c == &w->side[SIDE_SOURCE] && late_is_due(w) : one_in(w, p->lag ? 250 : 600) && (!p->lag || (c == &w->side[SIDE_SOURCE] && w->count.flushes < 2))))
 		foreign_flush(w, c, n);
 	end_cycle(w, n);
 }

@@ -97,7 +97,7 @@ struct server {
 	uint64_t deposed_before;        /* readers of an older topology than this read there; 0: none */
 	bool deposed_owns[TAGS];
 	bool cut;                       /* the connection leads to the former primary: the next command on it breaks it */
-	int64_t replaced_us;            /* when it last failed over */
+	int64_t replaced_us;            /* when it last failed over, or that was noticed */
 	uint64_t offset, replica_offset;
 	uint64_t own[KEYS];             /* offset of the last write that came from the proxy */
 	uint64_t owed;                  /* writes up to here were taken over by a flip: no failover may lose them */
@@ -173,7 +173,7 @@ struct backfill_model {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young;
 	unsigned steps;
 };
 
@@ -288,10 +288,13 @@ bool sim_control_quiet(const struct world *w);
 void judge_flip(struct world *w, const struct slot_set *slots, enum side to);
 void judge_execution(struct world *w, enum side side, int tag, const struct wire *x);
 void judge_failover(struct world *w, const struct server *n);
+void judge_hidden(struct world *w, int key); /* what was not told does no harm any more if both sides are equal and at rest */
 void judge_end(struct world *w);
 
 /* world.c */
+extern int sim_theme; /* of every seed; -1: drawn by each */
 bool late_is_due(struct world *w);
+bool late_hush(struct world *w);
 struct world *world_new(uint64_t seed);
 void world_free(struct world *w);
 void world_run(struct world *w); /* load, then rest, then the judgement: sim_fail if anything is wrong */

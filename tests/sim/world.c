@@ -8,6 +8,8 @@
 
 #include "resp/slot.h"
 
+int sim_theme = -1;
+
 #define REST_STEPS 400000
 #define HOT_STEPS 100000
 
@@ -67,7 +69,9 @@ int tag_index(struct world *w, uint16_t slot)
 /* What chance alone brings together too seldom. */
 static void theme(struct world *w, struct profile *p)
 {
-	switch (rnd(w, 8)) {
+	int drawn = (int)rnd(w, 9);
+
+	switch (sim_theme >= 0 ? sim_theme : drawn) {
 	case 0: /* flips, while what scripts did is told late (race 9) */
 		p->scripts = p->stalls = p->calm = true;
 		p->foreign = p->failovers = p->losses = p->kills = p->moves = p->slow = p->marks = p->narrow = p->small_inband = false;
@@ -79,12 +83,24 @@ static void theme(struct world *w, struct profile *p)
 		p->stalls = p->losses = p->kills = p->moves = p->narrow = p->small_inband = false;
 		break;
 	case 2: /* keys computed from keys that a script has just written (race 12) */
-		p->contagion = p->scripts = true;
-		p->narrow = p->marks = false;
+		p->contagion = p->scripts = p->calm = true;
+		p->narrow = p->marks = p->failovers = p->losses = p->kills = p->few_dirty = p->small_inband = p->slow = false;
 		break;
 	case 3: /* a backfill worker that hears late of a new primary (race 8) */
 		p->deaf = p->late = p->slow = p->marks = p->calm = p->foreign = p->failovers = p->laggy = true;
 		p->hidden = p->cycles_mixed = p->stalls = p->losses = p->flush = p->kills = p->moves = p->narrow = p->small_inband = false;
+		break;
+	case 4: /* a follower that lags while everything of a slot goes (race 2) */
+		p->lag = p->foreign = p->flush = true;
+		p->failovers = p->losses = p->scripts = p->hidden = p->cycles_mixed = p->kills = p->moves = p->narrow = p->marks = p->slow = p->few_dirty = false;
+		break;
+	case 5: /* in-band reads among bypassers (race 4) */
+		p->eager = p->foreign = p->marks = true;
+		p->hidden = p->cycles_mixed = p->kills = p->moves = p->narrow = p->slow = p->few_dirty = p->failovers = p->losses = p->flush = p->small_inband = false;
+		break;
+	case 6: /* connections that are younger than the writes (race 3) */
+		p->young = p->laggy = p->losses = p->failovers = p->calm = true;
+		p->scripts = p->expires = p->dance = p->foreign = p->flush = p->hidden = p->kills = p->moves = p->narrow = p->marks = p->slow = p->few_dirty = p->small_inband = false;
 		break;
 	default:
 		break;
@@ -222,10 +238,16 @@ void world_free(struct world *w)
 
 /* --- the schedule --- */
 
+/* …and then nobody touches the keys until the dirty slots were walked: a write would move the versions that the event should have moved. */
+bool late_hush(struct world *w)
+{
+	return w->profile.late && w->load && w->count.flushes + w->count.failovers > 0 && !copies_done(w);
+}
+
 /* The one event of a late profile comes in the middle of the scan, when copies of keys that the follower has not got yet are on their way. */
 bool late_is_due(struct world *w)
 {
-	return w->backfill.running && w->backfill.nitems > 4 && !copies_done(w) && w->count.flushes + w->count.failovers < 2 && one_in(w, 12);
+	return w->backfill.running && w->backfill.nitems > 4 && !copies_done(w) && w->count.flushes + w->count.failovers == 0 && one_in(w, 12);
 }
 
 static struct server *some_node(struct world *w, enum side s)
@@ -241,9 +263,9 @@ static void trouble_step(struct world *w)
 
 	if (p->moves)
 		move_step(w, c);
-	if (p->failovers && (p->late ? s == SIDE_SOURCE && late_is_due(w) : one_in(w, 30)))
+	if (p->failovers && (p->late ? s == SIDE_SOURCE && late_is_due(w) : one_in(w, p->young ? 50 : 30)))
 		failover_step(w, c);
-	if (p->losses && one_in(w, 20))
+	if (p->losses && one_in(w, p->young ? 16 : 20))
 		conn_lose(w, s, some_node(w, s));
 	if (p->kills && one_in(w, 100))
 		sim_kill(w);
@@ -256,16 +278,19 @@ static void housekeeping_step(struct world *w)
 	if (one_in(w, 2))
 		refresh_step(w, s);
 	reconnect_step(w, s, some_node(w, s));
-	if (w->load && w->profile.marks && (!w->profile.late || one_in(w, 4))) { /* a verify with repair */
+	judge_hidden(w, (int)rnd(w, KEYS));
+	if (w->load && w->profile.marks && !late_hush(w) && (!w->profile.late || one_in(w, 4))) { /* a verify with repair */
 		int key = (int)rnd(w, KEYS);
 		engine_mark(w->engine, key_name(w, key), slot_of_key(w, key));
 	}
-	if (one_in(w, w->profile.laggy ? 40 : 3))
+	if (one_in(w, w->profile.young ? 60 : w->profile.laggy ? 40 : 3))
 		replicate_step(w, &w->side[s]);
 }
 
 static void deliver(struct world *w, enum side s)
 {
+	if (w->load && w->profile.lag && !one_in(w, 4) && s != authority_of(w, 0))
+		return;
 	for (unsigned i = 1 + (unsigned)rnd(w, 4); i > 0; i--)
 		deliver_step(w, s, some_node(w, s));
 }
@@ -279,15 +304,18 @@ static void step(struct world *w, bool hot)
 	w->now_us += (int64_t)rnd(w, 300);
 	if (hot)
 		hot_step(w);
-	if (lot < 4) {
+	if (lot < 4 && late_hush(w)) {
+		/* nobody writes */
+	} else if (lot < 4) {
 		if (w->load && (lot == 0 || !w->profile.calm))
 			client_step(w);
-		if (w->load && w->profile.contagion && one_in(w, 4))
+		if (w->load && w->profile.contagion && one_in(w, 10))
 			contagion_step(w);
 		if (w->load && w->profile.dance && one_in(w, 3))
 			dance_step(w);
 	} else if (lot < 16) {
-		server_step(w, &w->side[s], some_node(w, s));
+		if (!w->load || !w->profile.lag || one_in(w, 4) || s == authority_of(w, 0))
+			server_step(w, &w->side[s], some_node(w, s));
 	} else if (lot < 26) {
 		deliver(w, s);
 	} else if (lot < 32) {
