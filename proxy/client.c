@@ -145,11 +145,7 @@ void client_enqueue(struct client *c, struct req *r)
 static void emit(struct worker *w, struct client *c, struct req *r)
 {
 	if (r->proto == 2 && r->cmd && resp2_differs(r->cmd, slice(r->reply, r->reply_len))) { /* without cmd it is our own, and right as it is */
-		resp_request_reset(&w->reparser);
-		enum resp_status s = resp_request_parse(&w->reparser, r->bytes, r->len);
-		assert(s == RESP_OK);
-		(void)s;
-		uint32_t argc = words_of(w, &w->reparser, r->bytes);
+		uint32_t argc = words_again(w, r->bytes, r->len);
 		sds out = resp2_convert(sdsempty(), r->cmd, argc, w->argv, slice(r->reply, r->reply_len));
 		outq_add(&c->out, out, sdslen(out), NULL);
 		sdsfree(out);

@@ -1,4 +1,5 @@
 /* From a parsed request to the slot's owner: command table, arity, keys, slot; what is answered or refused here. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -19,6 +20,15 @@ uint32_t words_of(struct worker *w, const struct resp_request *p, const char *by
 	for (uint32_t i = 0; i < p->argc; i++)
 		w->argv[i] = resp_request_arg(p, bytes, i);
 	return p->argc;
+}
+
+uint32_t words_again(struct worker *w, const char *bytes, size_t len)
+{
+	resp_request_reset(&w->reparser);
+	enum resp_status s = resp_request_parse(&w->reparser, bytes, len);
+	assert(s == RESP_OK);
+	(void)s;
+	return words_of(w, &w->reparser, bytes);
 }
 
 static void unknown_command(struct worker *w, struct client *c, uint32_t argc)
@@ -140,7 +150,6 @@ static bool is_cluster(const struct worker *w, enum side side)
 static void forward(struct worker *w, struct client *c, struct req *r, int slot)
 {
 	r->slot = (uint16_t)(slot >= 0 && slot < SLOTS ? slot : (int)(c->id % SLOTS));
-	r->hash = 0;
 	client_enqueue(c, r);
 	worker_submit(w, r);
 }
@@ -187,7 +196,7 @@ static void note_script(struct worker *w, const struct command *cmd)
 		return;
 	}
 	struct slice body = w->argv[strchr(cmd->name, '|') ? 2 : 1];
-	if (scripts_remember(w->fleet->scripts, body))
+	if (scripts_remember(w->fleet->scripts, body) && cmd->effect != EFFECT_BROADCAST) /* that is sent to the follower anyway */
 		worker_new_script(w, body);
 }
 

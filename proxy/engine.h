@@ -45,7 +45,7 @@ struct engine_io {
 };
 
 struct engine_options {
-	bool mirror, ack_both, tracking;
+	bool mirror, ack_both;
 	size_t queue_max;     /* bytes of effects on their way */
 	size_t dirty_max, known_max;
 	size_t request_max;   /* larger requests are not kept: their keys become dirty */

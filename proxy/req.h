@@ -33,7 +33,6 @@ struct req {
 	const char *reply;
 	size_t reply_len;
 	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
-	uint64_t hash;              /* of the first key */
 	uint32_t part;              /* index in the split */
 	uint16_t slot;
 	uint16_t home;

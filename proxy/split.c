@@ -128,11 +128,7 @@ void split_request(struct worker *w, struct client *c, const struct command *cmd
 void split_again(struct worker *w, struct req *whole)
 {
 	whole->spans = whole->again = false;
-	resp_request_reset(&w->reparser);
-	enum resp_status status = resp_request_parse(&w->reparser, whole->bytes, whole->len);
-	assert(status == RESP_OK);
-	(void)status;
-	split_keys(w, whole->cmd, words_of(w, &w->reparser, whole->bytes), whole);
+	split_keys(w, whole->cmd, words_again(w, whole->bytes, whole->len), whole);
 }
 
 /* --- to every primary: one slot stands for each node --- */

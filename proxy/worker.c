@@ -447,7 +447,7 @@ static void make_engine(struct worker *w)
 	const struct config *c = w->fleet->config;
 	const struct fleet_start *s = &w->fleet->start;
 	struct engine_options o = {
-		.mirror = s->mirror, .ack_both = c->mirror_ack_both, .tracking = c->mirror_tracking,
+		.mirror = s->mirror, .ack_both = c->mirror_ack_both,
 		.queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max, .known_max = (size_t)c->known_keys_max,
 		.request_max = (size_t)c->request_max, .inband_max = (size_t)c->large_value, .resend_us = 5000000,
 	};

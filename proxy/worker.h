@@ -136,6 +136,7 @@ void clients_close_all(struct worker *w);
 /* dispatch.c */
 void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */
+uint32_t words_again(struct worker *w, const char *bytes, size_t len); /* the same for a whole request that was parsed before */
 
 /* split.c */
 void split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
