@@ -26,6 +26,8 @@ void control_sums(const struct control *c, struct fleet_sums *sums)
 		sums->dirty_keys += GET(w->dirty_keys);
 		sums->dirty_slots += GET(w->dirty_slots);
 		sums->unknown_outcome += GET(w->unknown_outcome);
+		int64_t age = GET(w->dirty_age_us);
+		sums->dirty_age_us = age > sums->dirty_age_us ? age : sums->dirty_age_us;
 		sums->lag_us = lag > sums->lag_us ? lag : sums->lag_us;
 	}
 }
@@ -53,6 +55,7 @@ static void io_facts(void *ctx, struct phase_facts *f)
 	control_sums(c, &sums);
 	f->dirty_keys = sums.dirty_keys;
 	f->dirty_slots = sums.dirty_slots;
+	f->dirty_age_ms = sums.dirty_age_us / 1000;
 	f->queued = sums.queued;
 	f->lag_ms = (sums.lag_us + 999) / 1000;
 	f->max_lag_ms = CONFIG_NOW(c->config->cutover_max_lag_ms);

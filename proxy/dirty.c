@@ -114,3 +114,8 @@ struct dirty_key *dirty_due(const struct dirty *d, int64_t now_us)
 
 	return k && k->due_us <= now_us ? k : d->ready.head;
 }
+
+int64_t dirty_age_us(const struct dirty *d, int64_t now_us)
+{
+	return d->table ? now_us - d->table->since_us + 1 : 0; /* the table's head was added first */
+}

@@ -25,10 +25,13 @@ struct dirty_key {
 	enum dirty_state state;
 	uint8_t losses;
 	uint16_t slot;
+	bool hint;          /* all that is known is that some server told of it: most of these have expired, on both sides */
 	uint32_t applying;  /* copies or whole effects on their way to the follower */
 	uint32_t failures;  /* in a row: backoff */
 	uint64_t marks;     /* counts marks */
 	uint64_t applied;   /* marks at the time the copy on its way was committed */
+	uint64_t owed;      /* marks that a flip waits for (race 9); 0: none */
+	int64_t since_us;   /* when it became dirty */
 	int64_t due_us;     /* IDLE: not asked for before; 0 is at once */
 	size_t len;
 	char key[];
@@ -56,6 +59,8 @@ struct dirty_key *dirty_add(struct dirty *d, struct slice key, keyhash h, uint16
 void dirty_remove(struct dirty *d, struct dirty_key *k);
 /* The one place that moves a key between states: leaves the waiting list, enters it when IDLE with the given time. */
 void dirty_set_state(struct dirty *d, struct dirty_key *k, enum dirty_state state, int64_t due_us);
+/* How long the key that came first is dirty already; 0: none is. */
+int64_t dirty_age_us(const struct dirty *d, int64_t now_us);
 /* The first waiting key that is due, or NULL. */
 struct dirty_key *dirty_due(const struct dirty *d, int64_t now_us);
 

@@ -434,6 +434,7 @@ void engine_turn(struct engine *e)
 	atomic_store_explicit(&e->stats->queued_bytes, e->queued_bytes, memory_order_relaxed);
 	atomic_store_explicit(&e->stats->dirty_keys, dirty_count(&e->dirty), memory_order_relaxed);
 	atomic_store_explicit(&e->stats->dirty_slots, e->dirty_slots, memory_order_relaxed);
+	atomic_store_explicit(&e->stats->dirty_age_us, dirty_age_us(&e->dirty, now), memory_order_relaxed);
 	if (!e->queued)
 		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
 }

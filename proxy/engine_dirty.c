@@ -163,26 +163,29 @@ static struct dirty_key *remember_dirty(struct engine *e, struct slice key, keyh
 
 	if (!k)
 		return NULL;
+	k->since_us = e->io.now_us(e->io.ctx);
 	e->slots[slot].dirty++;
 	version_pend(&e->versions, stripe_of(h.low64));
 	return k;
 }
 
+static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint);
+
 /* What was lately computed from a key that turns out to differ may differ, too (race 12). */
-static void mark_derived(struct engine *e, keyhash h)
+static void mark_derived(struct engine *e, keyhash h, bool hint)
 {
 	struct derived_command c;
 
 	while (e->derived.used && derived_take(&e->derived, h, &c)) {
 		for (unsigned i = 0; i < c.n; i++)
 			if (c.keys[i].key && (c.keys[i].hash.low64 != h.low64 || c.keys[i].hash.high64 != h.high64))
-				mark_key(e, slice(c.keys[i].key, sdslen(c.keys[i].key)), c.keys[i].hash, c.keys[i].slot, "it was computed from a key that differs");
+				mark(e, slice(c.keys[i].key, sdslen(c.keys[i].key)), c.keys[i].hash, c.keys[i].slot, "it was computed from a key that differs", hint);
 		derived_command_release(&c);
 	}
 }
 
-/* The follower's copy of this key may differ from now on. */
-void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
+/* The follower's copy of this key may differ from now on. hint: a server said so, and not something of our own. */
+static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint)
 {
 	struct dirty_key *k;
 
@@ -192,15 +195,23 @@ void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, cons
 	if (why)
 		log_limited(LOG_VERBOSE, "slot %u: a key is copied again: %s", slot, why);
 	k = dirty_find(&e->dirty, key, h);
-	if (!k)
-		k = remember_dirty(e, key, h, slot);
+	if (!k && (k = remember_dirty(e, key, h, slot)))
+		k->hint = true;
 	if (!fault("race-4-version"))
 		version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
-	if (k)
+	if (k) {
 		k->marks++;
-	else
+		k->hint &= hint;
+		fence_owes(e, k, hint);
+	} else {
 		slot_mark(e, slot); /* dirty keys fall back to dirty slots (invariant 6) */
-	mark_derived(e, h);
+	}
+	mark_derived(e, h, hint);
+}
+
+void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
+{
+	mark(e, key, h, slot, why, false);
 }
 
 void engine_mark(struct engine *e, struct slice key, uint16_t slot)
@@ -220,12 +231,13 @@ void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t
 	/* A key of which our own script or copy is under way is reported, too: only a key that was at rest has a writer of its own. */
 	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, key, h))
 		known_add(&e->foreign, h);
-	mark_key(e, key, h, slot, NULL);
+	mark(e, key, h, slot, NULL, true);
 }
 
 static void forget_dirty(struct engine *e, struct dirty_key *k)
 {
 	assert(e->slots[k->slot].dirty > 0);
+	fence_settled(e, k);
 	e->slots[k->slot].dirty--;
 	version_unpend(&e->versions, stripe_of(keyhash_of(slice(k->key, k->len)).low64));
 	dirty_remove(&e->dirty, k);
@@ -239,6 +251,7 @@ void dirty_clear(struct engine *e)
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].dirty = 0;
 	e->repairs = 0;
+	e->fence.owed = 0;
 }
 
 /* --- a copy, or an effect that sets the whole value, on its way to the follower --- */
@@ -265,6 +278,8 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 		return;
 	}
 	if (ok) {
+		if (k->applied >= k->owed)
+			fence_settled(e, k);
 		k->failures = 0;
 		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
 		return;
@@ -288,12 +303,18 @@ void dirty_pump(struct engine *e)
 	struct dirty_key *k;
 
 	while (e->repairs < ENGINE_REPAIRS_MAX && (k = dirty_due(&e->dirty, now))) {
+		if (fence_postpones(e, k)) {
+			dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + BACKOFF_MIN_US);
+			continue;
+		}
 		if (!both_up(e, k->slot)) {
 			dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + 200000);
 			if (e->dirty.ready.head == NULL || ++e->down_skipped % 256 == 0)
 				break; /* the rest next turn: a follower that is gone must not cost the loop */
 			continue;
 		}
+		if (k->hint && glance(e, k))
+			continue;
 		dirty_set_state(&e->dirty, k, DIRTY_COPYING, 0);
 		e->repairs++;
 		e->io.repair(e->io.ctx, slice(k->key, k->len), k->slot, k->losses);
@@ -463,6 +484,7 @@ static void read_inband(struct engine *e, struct cwrite *w)
 	w->too_big = w->failed = false;
 	w->read = calloc(w->nreads, sizeof *w->read);
 	e->slots[c->slot].inflight++;
+	e->slots[c->slot].own++;
 	e->io.send(e->io.ctx, slot_authority(e, c->slot), c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_inband_reply, w);
 	sdsfree(c->block);
 	c->block = NULL;
@@ -549,6 +571,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 	if (++w->reads < w->nreads)
 		return;
 	e->slots[slot].inflight--;
+	e->slots[slot].own--;
 	if (w->failed)
 		inband_failed(e, w, COPY_REFUSED, "the authority could not be read");
 	else if (w->too_big)

@@ -1,8 +1,11 @@
 /* The fence: slots change their authority when nothing of them is in flight, queued or dirty, and that is proven (invariant 7, race 9).
  *
- *   DRAIN ── nothing left ──► PROVE ── a PING came back on every data connection, still nothing ──► REPLICATE ── WAIT ──► READY ── flip
- *     ▲                         │                                                                     (new authority)
- *     └──── something came ─────┘
+ *   DRAIN ── clients' commands answered ──► PROVE ── a PING came back on every data connection ──► SETTLE ── nothing owed ──► REPLICATE ── WAIT ──► READY ── flip
+ *     ▲                                                                                              │                       (new authority)
+ *     └─────────────────────────────────── a node was lost ──────────────────────────────────────────┘
+ *
+ * Between PROVE and SETTLE is the line of race 9: what our writes did has been told by then. What is dirty at that moment is owed, and copied before the flip. A server's later
+ * hint is not waited for (keys expire all the time), and not acted on before the flip: the new authority settles it. Every other mark that comes later is owed, too.
  *
  * unfence undoes every stage; the deadline is control's, which knows whether the record was issued. */
 #include "proxy/engine_internal.h"
@@ -40,26 +43,78 @@ bool fence_is_proven(const struct engine *e)
 	return e->fence.stage == FENCE_REPLICATE || e->fence.stage == FENCE_READY;
 }
 
-/* What is still on its way or owed, in words; NULL: nothing. */
-static const char *outstanding(const struct engine *e)
+/* --- what is owed --- */
+
+static bool is_beyond_line(const struct engine *e, uint16_t slot)
+{
+	return e->fence.stage >= FENCE_SETTLE && is_fenced(e, slot);
+}
+
+static void owe(struct engine *e, struct dirty_key *k)
+{
+	e->fence.owed += k->owed == 0;
+	k->owed = k->marks;
+}
+
+/* A mark was added. */
+void fence_owes(struct engine *e, struct dirty_key *k, bool hint)
+{
+	if (!hint && is_beyond_line(e, k->slot))
+		owe(e, k);
+}
+
+void fence_settled(struct engine *e, struct dirty_key *k)
+{
+	if (!k->owed)
+		return;
+	assert(e->fence.owed > 0);
+	k->owed = 0;
+	e->fence.owed--;
+}
+
+/* A copy begun now would be in the way of the flip, and is not owed. */
+bool fence_postpones(const struct engine *e, const struct dirty_key *k)
+{
+	return is_beyond_line(e, k->slot) && (!k->owed || fence_is_proven(e));
+}
+
+static void line_draw(struct engine *e)
+{
+	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
+		if (is_fenced(e, k->slot) && !fault("race-9-line"))
+			owe(e, k);
+}
+
+static void line_erase(struct engine *e)
+{
+	for (struct dirty_key *k = e->fence.owed ? e->dirty.table : NULL; k; k = k->hh.next)
+		fence_settled(e, k);
+	assert(e->fence.owed == 0);
+}
+
+/* Clients' commands are on their way, or a node is not connected: it could not be asked for a proof, and what it would have told is missed. */
+static bool is_draining(const struct engine *e)
 {
 	for (unsigned i = 0; i < SLOTS; i++) {
 		const struct slot_state *s = &e->slots[i];
 		if (!is_fenced(e, i))
 			continue;
-		if (s->inflight || (s->wait && s->wait->why & WAIT_RESEND))
-			return "commands are in flight";
-		if (s->unacked)
-			return "effects are not yet acknowledged";
-		if (s->dirty && !fence_is_proven(e))
-			return "keys are dirty";
-		if (s->flags & SLOT_DIRTY)
-			return "slots are dirty";
-		/* who is not connected could not be asked for a proof, and what it would have told is missed */
-		if (!e->io.is_up(e->io.ctx, SIDE_SOURCE, (uint16_t)i) || !e->io.is_up(e->io.ctx, SIDE_TARGET, (uint16_t)i))
-			return "a node is not connected";
+		assert(s->inflight >= s->own);
+		if (s->inflight > s->own || (s->wait && s->wait->why & WAIT_RESEND) || !e->io.is_up(e->io.ctx, SIDE_SOURCE, (uint16_t)i) ||
+		    !e->io.is_up(e->io.ctx, SIDE_TARGET, (uint16_t)i))
+			return true;
 	}
-	return NULL;
+	return false;
+}
+
+static bool is_settled(const struct engine *e)
+{
+	for (unsigned i = 0; i < SLOTS; i++) {
+		const struct slot_state *s = &e->slots[i];
+		if (is_fenced(e, i) && (s->inflight || s->unacked || s->flags & SLOT_DIRTY))
+			return false;
+	}
+	return e->fence.owed == 0;
 }
 
 static void on_proof(void *arg, const struct reply *r)
@@ -118,25 +173,29 @@ void fence_turn(struct engine *e)
 		e->io.fenced(e->io.ctx, f->flip, false, f->why);
 		return;
 	}
-	if (outstanding(e)) {
+	if (is_draining(e)) {
+		line_erase(e);
 		f->stage = FENCE_DRAIN;
 		return;
 	}
-	switch (f->stage) {
-	case FENCE_DRAIN:
+	if (f->stage == FENCE_PROVE) {
+		f->stage = FENCE_SETTLE;
+		line_draw(e);
+	}
+	if (f->stage >= FENCE_SETTLE && !is_settled(e)) {
+		f->stage = FENCE_SETTLE;
+		return;
+	}
+	if (f->stage == FENCE_DRAIN) {
 		prove(e);
-		break;
-	case FENCE_PROVE:
+	} else if (f->stage == FENCE_SETTLE) {
 		replicate(e);
-		break;
-	case FENCE_REPLICATE:
+	} else {
 		f->stage = FENCE_READY;
 		e->io.fenced(e->io.ctx, f->flip, true, NULL);
-		break;
-	default:
-		break;
+		return;
 	}
-	if (f->stage != FENCE_READY && !f->answers_left)
+	if (!f->answers_left)
 		fence_turn(e); /* nobody had to be asked */
 }
 
@@ -165,6 +224,7 @@ static void lift(struct engine *e, struct fence_result *out)
 		next = w->next;
 		engine_wait_lift(e, w->slot, 0);
 	}
+	line_erase(e);
 	/* answers still to come are counted down by on_proof; a next fence waits for them */
 	e->fence.stage = FENCE_NONE;
 	e->fence.failed = false;

@@ -16,6 +16,7 @@
 #define ENGINE_KEYS_INLINE 2
 #define ENGINE_CHECKS_MAX 4 /* keys whose expiry is compared behind a write; of more the written ones are copied */
 #define ENGINE_REPAIRS_MAX 1024 /* asked of the backfill worker at once */
+#define ENGINE_GLANCES_MAX 1024
 
 struct req_list {
 	struct req *head, *tail;
@@ -51,6 +52,7 @@ struct slot_state {
 	struct slot_wait *wait;
 	uint32_t inflight; /* commands at the authority */
 	uint32_t reads;    /* of them those of clients that change nothing */
+	uint32_t own;      /* of them the engine's: in-band copies, glances */
 	uint32_t unacked;  /* effects and copies at the follower */
 	uint32_t dirty;    /* dirty keys */
 	uint32_t marks;    /* times it became dirty */
@@ -121,7 +123,7 @@ struct cwrite {
 	struct { char *p; size_t n; } *read;
 };
 
-enum fence_stage { FENCE_NONE, FENCE_DRAIN, FENCE_PROVE, FENCE_REPLICATE, FENCE_READY };
+enum fence_stage { FENCE_NONE, FENCE_DRAIN, FENCE_PROVE, FENCE_SETTLE, FENCE_REPLICATE, FENCE_READY }; /* in this order */
 
 struct fence {
 	enum fence_stage stage;
@@ -129,6 +131,7 @@ struct fence {
 	enum side to;
 	int64_t since_us, deadline_us;
 	unsigned answers_left;
+	size_t owed;       /* dirty keys with marks that are owed */
 	bool failed;
 	char why[200];
 };
@@ -149,6 +152,7 @@ struct engine {
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
 	unsigned repairs;        /* asked and not yet answered */
+	unsigned glances, glance_misses; /* on their way; in a row that found a key */
 	unsigned down_skipped;
 	bool mirroring, finished;
 	bool was_busy;           /* at the last turn */
@@ -229,8 +233,14 @@ void follower_queued(struct engine *e, uint16_t slot, size_t bytes);
 void follower_acked(struct engine *e, uint16_t slot, size_t bytes);
 void authority_replied(struct engine *e, uint16_t slot); /* inflight went down by one, and what follows of it is queued */
 
+/* engine_glance.c */
+bool glance(struct engine *e, struct dirty_key *k);
+
 /* engine_fence.c */
 void fence_turn(struct engine *e);
 bool fence_is_proven(const struct engine *e);
+bool fence_postpones(const struct engine *e, const struct dirty_key *k);
+void fence_owes(struct engine *e, struct dirty_key *k, bool hint);
+void fence_settled(struct engine *e, struct dirty_key *k);
 
 #endif

@@ -7,6 +7,9 @@
 #include "proxy/advice.h"
 #include "proxy/phases_internal.h"
 
+#define DIRTY_YOUNG_MAX 1000
+#define DIRTY_YOUNG_MS 250
+
 typedef unsigned long long ull;
 
 static void say(struct gate *g, const char *name, bool ok) { *g = (struct gate){ .name = name, .ok = ok }; }
@@ -46,11 +49,20 @@ static void gate_backfill(const struct phases *p, struct gate *g)
 		       : "the backfill is not complete, keys would be missing: wait for it (force does not skip this)");
 }
 
+/* Keys that expire all the time are dirty for a moment each, so that hardly ever none is. What has been settled so far tells that these will be, too; the fence settles
+ * what is dirty when it is raised, whatever this says. */
+bool gates_settled(const struct phase_facts *f)
+{
+	return f->dirty_slots == 0 && (f->dirty_keys == 0 || (f->dirty_keys <= DIRTY_YOUNG_MAX && f->dirty_age_ms <= DIRTY_YOUNG_MS));
+}
+
 static void gate_dirty(const struct phase_facts *f, struct gate *g)
 {
-	say(g, "dirty", f->dirty_keys == 0 && f->dirty_slots == 0);
+	say(g, "dirty", gates_settled(f));
 	g->waits = g->skippable = true;
-	if (g->ok)
+	if (g->ok && f->dirty_keys)
+		snprintf(g->text, sizeof(g->text), "%llu keys are dirty, none for longer than %d ms: keys that expire", (ull)f->dirty_keys, DIRTY_YOUNG_MS);
+	else if (g->ok)
 		snprintf(g->text, sizeof(g->text), "nothing is dirty");
 	else
 		snprintf(g->text, sizeof(g->text), "%llu keys and %llu slots are dirty: wait, or look for writers that bypass the proxy",

@@ -405,7 +405,7 @@ static void backfill_tick(struct phases *p, const struct phase_facts *f)
 {
 	struct state_record *next;
 	char err[512];
-	bool clean = f->dirty_keys == 0 && f->dirty_slots == 0;
+	bool clean = gates_settled(f);
 
 	if (p->rec.phase != PHASE_BACKFILL || f->backfill != BF_DONE || p->rewrite || (p->rec.backfill_done && !clean))
 		return;

@@ -56,6 +56,7 @@ struct phase_facts {
 	uint64_t keys[SIDES];
 	char down[SIDES][320]; /* who does not answer, and why */
 	uint64_t dirty_keys, dirty_slots, queued;
+	int64_t dirty_age_ms; /* of the key that is dirty for the longest time */
 	int64_t lag_ms;
 	int max_lag_ms, max_pause_ms; /* configured */
 	enum bf_state backfill;

@@ -84,6 +84,7 @@ struct gate {
 	bool unreachable; /* exit code 69 */
 	char text[640];  /* what is so; if not ok, what to do */
 };
+bool gates_settled(const struct phase_facts *f); /* what is dirty will be settled as it comes */
 unsigned gates_check(const struct phases *p, const struct phase_facts *f, enum side to, bool partial, struct gate *gates);
 char *gates_json(const struct gate *gates, unsigned n);
 

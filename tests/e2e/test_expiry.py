@@ -229,3 +229,56 @@ def test_the_same_millisecond_for_every_way_of_setting_it(pair, crossfade, when)
     if when != "source only":
         assert proxy.status()["mirror"]["mismatches"] == 0
         proxy.ctl("verify")
+
+
+class Steady:
+    """Keys that expire all the time, as sessions do: some 1,200 a second on a machine that has the time for it."""
+
+    def __init__(self, proxy):
+        self.proxy, self.failed, self.stop, self.made = proxy, [], threading.Event(), 0
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        try:
+            rng = random.Random(7)
+            with self.proxy.connect(timeout=30) as client:
+                while not self.stop.wait(0.025):
+                    commands = [("SET", "steady:%d" % (self.made + i), i, "PX", rng.randint(1, 400)) for i in range(30)]
+                    assert client.pipeline(commands) == [b"OK"] * 30
+                    self.made += 30
+        except Exception as e:
+            self.failed.append(e)
+
+    def end(self):
+        self.stop.set()
+        self.thread.join()
+        assert not self.failed, self.failed
+
+
+def expired(side):
+    return sum(int(n.info("stats")["expired_keys"]) for n in side.primaries())
+
+
+def test_steady_expiries_do_not_keep_cutover_waiting(pair, crossfade):
+    source, target = pair
+    source.pipeline([("SET", "still:%d" % i, i) for i in range(500)])
+    proxy = crossfade(source, target)
+    proxy.ctl("start")
+    steady = Steady(proxy)
+    try:
+        proxy.wait("synced")  # that is told while keys expire, too
+        for order, authority in (("cutover", source), ("rollback", target)):
+            before = expired(authority)
+            wait_until("keys expire", lambda: expired(authority) > before + 200, 20, 0.05)
+            proxy.ctl("verify")
+            proxy.ctl(order, "--yes", "--wait", "30")
+        assert source.dbsize() > 500 and target.dbsize() > 500
+    finally:
+        steady.end()
+    wait_until("the last have expired", lambda: all(s.dbsize() == 500 for s in pair), 15, 0.1)
+    proxy.wait("dirty=0,lag=0")
+    assert diff(source.digest(), target.digest()) == []
+    status = proxy.status()
+    print("made %d, %s, last flip %s" % (steady.made, status["mirror"], status["last_flip"]))
+    assert status["mirror"]["mismatches"] == 0

@@ -26,6 +26,7 @@ static void io_facts(void *ctx, struct phase_facts *f)
 	}
 	f->dirty_keys = atomic_load(&w->stats->dirty_keys);
 	f->dirty_slots = atomic_load(&w->stats->dirty_slots);
+	f->dirty_age_ms = atomic_load(&w->stats->dirty_age_us) / 1000;
 	f->queued = atomic_load(&w->stats->queued);
 	f->lag_ms = (atomic_load(&w->stats->lag_us) + 999) / 1000;
 	f->max_lag_ms = 1000;

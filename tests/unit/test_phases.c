@@ -400,6 +400,7 @@ static void test_synced_needs_nothing_dirty(void **state)
 	phases_looked(f->p, f->now);
 	all_ready(f);
 	f->facts.dirty_keys = 3;
+	f->facts.dirty_age_ms = 5000;
 	f->facts.backfill = BF_RUNNING;
 	tick(f, 100);
 	assert_false(f->disk.backfill_done);
@@ -520,12 +521,14 @@ static void test_dirty_and_lag_are_waited_for(void **state)
 
 	(void)state;
 	f->facts.dirty_keys = 1;
+	f->facts.dirty_age_ms = 5000;
 	order(f, ORDER_CUTOVER, NULL);
 	tick(f, 29000);
 	assert_int_equal(f->answers + f->fences, 0);
 	tick(f, 2000);
 	expect(f, 1, ANSWER_REFUSED, "dirty");
-	f->facts.dirty_keys = 0;
+	f->facts.dirty_keys = 20; /* young ones: keys that expire all the time */
+	f->facts.dirty_age_ms = 5;
 	f->facts.lag_ms = 5000;
 	order(f, ORDER_CUTOVER, NULL);
 	tick(f, 1000);
@@ -546,6 +549,7 @@ static void test_force_names_what_it_skips(void **state)
 	a.wait_s = 1;
 	phases_verify_void(f->p, "x");
 	f->facts.dirty_keys = 1;
+	f->facts.dirty_age_ms = 5000;
 	order(f, ORDER_CUTOVER, &a);
 	tick(f, 500);
 	assert_int_equal(f->fences, 0); /* what may come right by itself is waited for first */
@@ -581,6 +585,7 @@ static void test_dry_run_holds_nothing(void **state)
 	(void)state;
 	a.dry_run = true;
 	f->facts.dirty_keys = 4;
+	f->facts.dirty_age_ms = 5000;
 	order(f, ORDER_CUTOVER, &a);
 	expect(f, 1, ANSWER_JSON, "{\"gate\":\"dirty\",\"ok\":false");
 	assert_non_null(strstr(f->text, "{\"gate\":\"verify\",\"ok\":true"));
