@@ -155,6 +155,7 @@ void backfill_free(struct backfill *b)
 			scan_settle(b, u);
 	}
 	b->scan.stage = SCAN_OFF;
+	keyspace_forget(b->scan.asking);
 	tour_cancel(b->verify);
 	tour_cancel(b->rescan);
 	biglane_free(b->biglane);

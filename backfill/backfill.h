@@ -52,7 +52,7 @@ struct copy {
 	enum copy_result result;
 	bool repair;            /* answers host's backfill_repair(): the owner keeps the accounts; else the scan does */
 	uint8_t losses;         /* how often it was stale so far */
-	uint16_t slot;
+	uint16_t slot, db;
 	enum side from;         /* the authority it was read from */
 	uint64_t token;
 	uint64_t generation;    /* topology generation of the authority's side under which it was read */
@@ -68,19 +68,19 @@ struct copy {
 	char key[];
 };
 
-struct copy *copy_new(struct slice key, uint16_t slot);
+struct copy *copy_new(uint16_t db, struct slice key, uint16_t slot);
 void copy_free(struct copy *c);
 
 /* What the proxy gives. All are cheap and never block. */
 struct backfill_host {
 	void *ctx;
 	/* The stripe's version, or TOKEN_BUSY while a write is in flight; quiet: also while an effect is not yet acknowledged. */
-	uint64_t (*token)(void *ctx, struct slice key, uint16_t slot, bool quiet);
+	uint64_t (*token)(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet);
 	enum side (*authority)(void *ctx, uint16_t slot);
 	/* Hands the copy to the slot's owner. False: its ring is full, the copy stays with the caller; try again next turn. */
 	bool (*offer)(void *ctx, struct copy *c);
 	/* A key that differs (verify with repair, dirty-slot scan): becomes dirty at its owner. False: ring full. */
-	bool (*mark)(void *ctx, struct slice key, uint16_t slot);
+	bool (*mark)(void *ctx, uint16_t db, struct slice key, uint16_t slot);
 	/* Holds back the writes of a slot, at most max_ms; answered by backfill_held() when nothing is in flight or queued. Always released by release(). */
 	void (*hold)(void *ctx, uint16_t slot, unsigned max_ms);
 	void (*release)(void *ctx, uint16_t slot);
@@ -97,7 +97,7 @@ struct backfill_host {
 	int64_t (*now_ms)(void *ctx, enum side side); /* that side's clock */
 	/* The owner notes which elements of this key writes touch from now on, until it is told so of an empty one. changes() asks for
 	 * what was noted since; answered by backfill_changed(). NULL: the host cannot. */
-	void (*follow)(void *ctx, struct slice key, uint16_t slot);
+	void (*follow)(void *ctx, uint16_t db, struct slice key, uint16_t slot);
 	void (*changes)(void *ctx, uint16_t slot);
 };
 
@@ -142,7 +142,7 @@ void backfill_resume(struct backfill *b);
 void backfill_stop(struct backfill *b);      /* abort, finish: forget all, remove the checkpoint */
 void backfill_throttle(struct backfill *b, uint64_t keys_per_s, uint64_t bytes_per_s, bool adaptive);
 /* A dirty key: read it and answer with an offered copy (repair = true) of any kind. Goes before scanning. losses >= COPY_LOSSES_BEFORE_INBAND: in-band, or held if large. */
-void backfill_repair(struct backfill *b, struct slice key, uint16_t slot, uint8_t losses);
+void backfill_repair(struct backfill *b, uint16_t db, struct slice key, uint16_t slot, uint8_t losses);
 /* A scan copy came back with its result. */
 void backfill_copied(struct backfill *b, struct copy *c);
 void backfill_held(struct backfill *b, uint16_t slot, bool ok);

@@ -45,7 +45,7 @@ struct biglane *biglane_new(struct backfill *b)
 static void follow_end(struct biglane *l, struct item *i)
 {
 	if (l->following)
-		l->b->host->follow(l->b->host->ctx, slice(NULL, 0), item_copy(i)->slot);
+		l->b->host->follow(l->b->host->ctx, 0, slice(NULL, 0), item_copy(i)->slot);
 	l->following = false;
 }
 
@@ -106,7 +106,7 @@ void biglane_discard(struct biglane *l, struct item *i)
 
 	i->serial = 0;
 	if (to)
-		bulk_send(to->bulk, s, sdslen(s), 1, NULL, NULL); /* else its TTL does it */
+		bulk_send(to->bulk, c->db, s, sdslen(s), 1, NULL, NULL); /* else its TTL does it */
 	sdsfree(s);
 }
 
@@ -208,7 +208,7 @@ static void settle(struct biglane *l)
 {
 	struct copy *c = item_copy(l->current);
 
-	c->token = l->b->host->token(l->b->host->ctx, copy_key(c), c->slot, false);
+	c->token = l->b->host->token(l->b->host->ctx, c->db, copy_key(c), c->slot, false);
 	l->tokenless = c->token == TOKEN_BUSY;
 	if (!l->tokenless)
 		ask_changes(l);
@@ -279,7 +279,7 @@ static void lane_copy(struct biglane *l)
 	}
 	c->kind = COPY_APPLY;
 	c->generation = b->topology[c->from]->generation;
-	c->token = b->host->token(b->host->ctx, copy_key(c), c->slot, false);
+	c->token = b->host->token(b->host->ctx, c->db, copy_key(c), c->slot, false);
 	if (c->token == TOKEN_BUSY && !l->following) {
 		job_end(l);
 		item_lost(b, i, false);
@@ -288,7 +288,7 @@ static void lane_copy(struct biglane *l)
 	l->touched = c->token == TOKEN_BUSY; /* then one is read at the end */
 	i->serial = c->tmp = ++l->serial;
 	struct large_options o = { .from = from->bulk, .to = to->bulk, .from_kind = receiver_of(b, c->from),
-				   .to_kind = receiver_of(b, SIDE_OTHER(c->from)), .key = copy_key(c), .slot = c->slot, .serial = i->serial,
+				   .to_kind = receiver_of(b, SIDE_OTHER(c->from)), .key = copy_key(c), .db = c->db, .slot = c->slot, .serial = i->serial,
 				   .now_ms = b->host->now_ms(b->host->ctx, c->from), .settle = l->following ? on_settle : NULL };
 	l->job = large_start(&o, on_large, l);
 }
@@ -305,7 +305,7 @@ static void lane_start(struct biglane *l)
 		lane_copy(l);
 		return;
 	}
-	l->b->host->follow(l->b->host->ctx, copy_key(item_copy(i)), item_copy(i)->slot);
+	l->b->host->follow(l->b->host->ctx, item_copy(i)->db, copy_key(item_copy(i)), item_copy(i)->slot);
 	ask_changes(l);
 }
 

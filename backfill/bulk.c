@@ -48,6 +48,7 @@ struct bulk {
 	size_t hello_pos;
 	sds out;
 	size_t out_pos;
+	int db;             /* selected at the end of `out` */
 	char *in;
 	size_t in_len, in_cap;
 	struct resp_reply parser;
@@ -122,6 +123,7 @@ static void bulk_down(struct bulk *b)
 	b->in_len = 0;
 	sdsclear(b->out);
 	b->out_pos = b->hello_pos = 0;
+	b->db = 0;
 	resp_reply_reset(&b->parser);
 }
 
@@ -256,7 +258,7 @@ static bool bulk_deliver(struct bulk *b, struct slice reply)
 	a.fn(a.arg, reply, NULL);
 	b->depth--;
 	if (!b->closed)
-		return true;
+		return b->state != BULK_DOWN;
 	if (b->depth == 0)
 		bulk_release(b);
 	return false;
@@ -523,18 +525,38 @@ static void bulk_compact(struct bulk *b)
 	b->out_pos = 0;
 }
 
-void bulk_send(struct bulk *b, const char *bytes, size_t n, unsigned replies, bulk_fn *fn, void *arg)
+static void on_selected(void *arg, struct slice reply, const char *why)
+{
+	(void)why;
+	if (reply.p && reply.n > 3 && *reply.p == '-')
+		bulk_lose(arg, "SELECT was refused: %.*s", (int)(reply.n < 200 ? reply.n - 3 : 197), reply.p + 1);
+}
+
+static void bulk_select(struct bulk *b, int db)
+{
+	char number[12];
+
+	if (db == BULK_ANY_DB || db == b->db)
+		return;
+	snprintf(number, sizeof(number), "%d", db);
+	b->db = db;
+	b->out = resp_cat_words(b->out, "SELECT", number, NULL);
+	bulk_sent(b, 1, on_selected, b);
+}
+
+void bulk_send(struct bulk *b, int db, const char *bytes, size_t n, unsigned replies, bulk_fn *fn, void *arg)
 {
 	if (b->closed)
 		return;
 	bulk_compact(b);
+	bulk_select(b, db);
 	b->out = sdscatlen(b->out, bytes, n);
 	if (!b->out)
 		out_of_memory();
 	bulk_sent(b, replies, fn, arg);
 }
 
-void bulk_command(struct bulk *b, bulk_fn *fn, void *arg, ...)
+void bulk_command(struct bulk *b, int db, bulk_fn *fn, void *arg, ...)
 {
 	const char *word;
 	int words = 0;
@@ -547,6 +569,7 @@ void bulk_command(struct bulk *b, bulk_fn *fn, void *arg, ...)
 		words++;
 	va_end(ap);
 	bulk_compact(b);
+	bulk_select(b, db);
 	b->out = resp_cat_len(b->out, '*', words);
 	va_start(ap, arg);
 	while ((word = va_arg(ap, const char *)))

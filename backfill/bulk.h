@@ -33,10 +33,12 @@ typedef void bulk_fn(void *arg, struct slice reply, const char *why);
 struct bulk *bulk_new(struct ev_loop *loop, const struct bulk_options *o);
 void bulk_free(struct bulk *b); /* answers what is awaited with "closed" first */
 
-/* Queues bytes that hold `replies` commands; fn is called once for each reply. Written once per loop turn. */
-void bulk_send(struct bulk *b, const char *bytes, size_t n, unsigned replies, bulk_fn *fn, void *arg);
+/* Queues bytes that hold `replies` commands for a database; fn is called once for each reply. Written once per loop turn. Where another database was
+ * meant last, a SELECT goes before them; if that is refused the connection is lost, and what stood behind it with it. */
+#define BULK_ANY_DB (-1) /* a command that looks at no database */
+void bulk_send(struct bulk *b, int db, const char *bytes, size_t n, unsigned replies, bulk_fn *fn, void *arg);
 /* Convenience: one command of C strings, NULL at the end. */
-void bulk_command(struct bulk *b, bulk_fn *fn, void *arg, ...);
+void bulk_command(struct bulk *b, int db, bulk_fn *fn, void *arg, ...);
 
 bool bulk_is_up(const struct bulk *b);
 unsigned bulk_awaited(const struct bulk *b); /* replies still to come */

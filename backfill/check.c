@@ -45,7 +45,7 @@ struct check *checks_pop(struct checks *q)
 	return c;
 }
 
-void check_new(struct leg *l, uint16_t slot, struct slice key, bool only_extra)
+void check_new(struct leg *l, uint16_t db, uint16_t slot, struct slice key, bool only_extra)
 {
 	struct tour *t = l->t;
 	struct check *c = must(malloc(sizeof(*c) + key.n + 1));
@@ -54,6 +54,7 @@ void check_new(struct leg *l, uint16_t slot, struct slice key, bool only_extra)
 	c->t = t;
 	c->leg = l;
 	c->slot = slot;
+	c->db = db;
 	c->only_extra = only_extra;
 	c->stage = only_extra ? CHECK_EXISTS : CHECK_SIZE;
 	c->view[0].c = c->view[1].c = c;
@@ -115,7 +116,7 @@ static bool try_mark(struct check *c)
 {
 	struct tour *t = c->t;
 
-	if (!t->b->host->mark(t->b->host->ctx, check_key(c), c->slot))
+	if (!t->b->host->mark(t->b->host->ctx, c->db, check_key(c), c->slot))
 		return false;
 	if (t->verify) {
 		stat_add(&t->b->stats->repaired, 1);
@@ -372,7 +373,7 @@ static void check_ask(struct check *c, struct conn **conn, int sides, bulk_fn *f
 	for (int k = 0; k < sides; k++) {
 		c->view[k].conn = conn[k];
 		conn[k]->checking++;
-		bulk_send(conn[k]->bulk, b->scratch, sdslen(b->scratch), replies, fn, &c->view[k]);
+		bulk_send(conn[k]->bulk, c->db, b->scratch, sdslen(b->scratch), replies, fn, &c->view[k]);
 	}
 }
 
@@ -387,7 +388,7 @@ static void check_read(struct check *c, enum check_stage stage, enum recipe r)
 		check_again(c, true);
 		return;
 	}
-	c->token = b->host->token(b->host->ctx, check_key(c), c->slot, true);
+	c->token = b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true);
 	if (c->token == TOKEN_BUSY) {
 		check_again(c, false);
 		return;
@@ -401,7 +402,7 @@ static void check_read(struct check *c, enum check_stage stage, enum recipe r)
 		assert(n == 2);
 		c->view[k].conn = conn[k];
 		conn[k]->checking++;
-		bulk_send(conn[k]->bulk, b->scratch, sdslen(b->scratch), n, on_value, &c->view[k]);
+		bulk_send(conn[k]->bulk, c->db, b->scratch, sdslen(b->scratch), n, on_value, &c->view[k]);
 	}
 }
 
@@ -463,7 +464,7 @@ static void check_compare(struct check *c)
 	struct view *a = &c->view[0], *f = &c->view[1];
 
 	/* Also under a hold: a mark by a foreign write moves the version. */
-	if (b->host->token(b->host->ctx, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from) {
+	if (b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from) {
 		check_again(c, false);
 		return;
 	}

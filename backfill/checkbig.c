@@ -102,7 +102,7 @@ static void big_decide(struct bigcheck *g, enum difference d)
 
 	if (check_dropped(c))
 		check_drop(c);
-	else if (b->host->token(b->host->ctx, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from)
+	else if (b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from)
 		check_again(c, false);
 	else
 		check_decide(c, d);
@@ -112,7 +112,7 @@ static void big_decide(struct bigcheck *g, enum difference d)
 static void big_ask(struct bigcheck *g, int k, sds request, bulk_fn *fn, unsigned replies, void *arg)
 {
 	g->conn[k]->checking++;
-	bulk_send(g->conn[k]->bulk, request, sdslen(request), replies, fn, arg);
+	bulk_send(g->conn[k]->bulk, g->current->db, request, sdslen(request), replies, fn, arg);
 }
 
 /* ---- chunks ---- */
@@ -484,7 +484,7 @@ static bool big_begin(struct bigcheck *g, struct check *c)
 			return false;
 		}
 	}
-	c->token = b->host->token(b->host->ctx, check_key(c), c->slot, true);
+	c->token = b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true);
 	if (c->token == TOKEN_BUSY) {
 		check_again(c, false);
 		return false;

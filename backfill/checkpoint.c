@@ -11,7 +11,7 @@
 #include <xxhash.h>
 
 #define MAGIC "XFBF"
-#define FORMAT 1
+#define FORMAT 2
 #define WRITE_EVERY_S 1.
 
 struct record {
@@ -21,7 +21,8 @@ struct record {
 	uint8_t from;         /* enum side */
 	uint8_t cluster;
 	uint8_t done;         /* everything is copied */
-	uint8_t pad[5];
+	uint8_t pad;
+	uint32_t db;          /* goes with the cursor */
 	char migration[128];
 	char run_id[48];      /* standalone: the process whose cursor it is */
 	uint64_t cursor;
@@ -110,6 +111,7 @@ static void checkpoint_write(struct backfill *b)
 	snprintf(r.migration, sizeof(r.migration), "%s", b->config.migration_id ? b->config.migration_id : "");
 	snprintf(r.run_id, sizeof(r.run_id), "%s", s->run_id);
 	r.cursor = s->safe_cursor;
+	r.db = s->safe_db;
 	r.keys_copied = s->safe_keys;
 	r.bytes = stat_get(&b->stats->bytes);
 	r.keys_total = stat_get(&b->stats->keys_total);
@@ -136,7 +138,7 @@ static const char *record_unfit(struct backfill *b, const struct record *r, ssiz
 		return "it was made in the other direction";
 	if (r->cluster != b->scan.cluster)
 		return "the authority was of another kind";
-	if (!r->cluster && r->cursor != 0 && (!r->run_id[0] || strcmp(r->run_id, b->scan.run_id) != 0))
+	if (!r->cluster && (r->cursor || r->db) && (!r->run_id[0] || strcmp(r->run_id, b->scan.run_id) != 0))
 		return "the server was restarted, a cursor is good for one process only";
 	return NULL;
 }
@@ -169,6 +171,7 @@ bool checkpoint_load(struct backfill *b)
 		if (r.done || (r.slots[i / 8] >> (i % 8) & 1))
 			s->state[i] = SLOT_DONE;
 	s->cursor = s->safe_cursor = r.cursor;
+	s->db = s->safe_db = r.db;
 	s->safe_keys = r.keys_copied;
 	stat_set(&b->stats->keys_copied, r.keys_copied);
 	stat_set(&b->stats->bytes, r.bytes);

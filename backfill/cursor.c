@@ -2,7 +2,7 @@
  * be listed in one blocking call.
  *
  * Windows: each reply of SCAN is one. The checkpoint may say "cursor c" once every key of all windows before c is acknowledged, so windows
- * end in their order whatever the order of their keys. A cursor is good for one server process: with another run_id it begins again. */
+ * end in their order whatever the order of their keys. One database after another. A cursor is good for one server process: with another run_id it begins again. */
 #include "backfill/internal.h"
 
 #include <string.h>
@@ -22,23 +22,7 @@ static void window_key(void *arg, struct slice key)
 
 	u->keys++;
 	if (!is_temporary_key(key))
-		item_queue(u->b, item_new(u->b, key, slot_of(key), u));
-}
-
-static void on_total(void *arg, struct slice reply, const char *why)
-{
-	struct conn *c = arg;
-	struct backfill *b = c->b;
-	int64_t n;
-
-	c->listing--;
-	if (!reply.p)
-		conn_was_lost(c, why);
-	if (!reply.p || b->scan.stage != SCAN_COPY || b->scan.cluster || !reply_int(reply, &n))
-		return;
-	/* What is left behind a cursor from a checkpoint cannot be known: the total is that of the server. */
-	uint64_t copied = stat_get(&b->stats->keys_copied);
-	stat_set(&b->stats->keys_total, (uint64_t)n > copied ? (uint64_t)n : copied);
+		item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, slot_of(key), u));
 }
 
 static void windows_forget(struct backfill *b)
@@ -56,34 +40,42 @@ static void windows_forget(struct backfill *b)
 	}
 }
 
-/* At the start, and whenever the server or its process became another one. */
+/* The databases are known: from the place of the checkpoint, if there was one. */
 void cursor_begin(struct backfill *b)
 {
 	struct scan *s = &b->scan;
-	struct conn *c = conn_of(b, s->from, 0);
-	const char *run_id = b->topology[s->from] ? b->topology[s->from]->nodes[0].run_id : "";
 
-	if (s->stage == SCAN_COPY) {
-		if (!s->run_id[0])
-			snprintf(s->run_id, sizeof(s->run_id), "%s", run_id); /* it only became known */
-		if (!run_id[0] || strcmp(run_id, s->run_id) == 0)
-			return;
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "the %s was restarted: its SCAN cursor is void, the copy begins again", side_name(s->from));
-		snprintf(s->run_id, sizeof(s->run_id), "%s", run_id);
-		windows_forget(b);
-		s->cursor = s->safe_cursor = s->safe_keys = 0;
-		s->cursor_end = false;
-		stat_set(&b->stats->keys_copied, 0);
-		checkpoint_touch(b);
-	}
 	s->stage = SCAN_COPY;
 	s->started = s->sampled = bf_now(b);
 	s->sampled_copied = stat_get(&b->stats->keys_copied);
-	if (c) {
-		c->listing++;
-		bulk_command(c->bulk, on_total, c, "DBSIZE", NULL);
-	}
+	s->db = db_set_next(&s->dbs, s->safe_db);
+	s->cursor = s->db == s->safe_db ? s->safe_cursor : 0;
+	s->cursor_end = s->db == DBS_MAX;
 	bf_wake(b);
+	cursor_settle(b);
+}
+
+/* A cursor is good for one process of the server. */
+void cursor_topology(struct backfill *b)
+{
+	struct scan *s = &b->scan;
+	const char *run_id = b->topology[s->from] ? b->topology[s->from]->nodes[0].run_id : "";
+
+	if (s->stage != SCAN_COPY)
+		return;
+	if (!s->run_id[0])
+		snprintf(s->run_id, sizeof(s->run_id), "%s", run_id); /* it only became known */
+	if (!run_id[0] || strcmp(run_id, s->run_id) == 0)
+		return;
+	b->host->log(b->host->ctx, BF_LOG_WARNING, "the %s was restarted: its SCAN cursor is void, the copy begins again", side_name(s->from));
+	snprintf(s->run_id, sizeof(s->run_id), "%s", run_id);
+	windows_forget(b);
+	s->cursor = s->safe_cursor = s->safe_keys = 0;
+	s->db = s->safe_db = 0;
+	s->cursor_end = false;
+	stat_set(&b->stats->keys_copied, 0);
+	checkpoint_touch(b);
+	scan_ask_keyspace(b);
 }
 
 static void on_window(void *arg, struct slice reply, const char *why)
@@ -113,8 +105,10 @@ static void on_window(void *arg, struct slice reply, const char *why)
 		return; /* the same cursor is asked again */
 	}
 	c->lost = false;
+	u->next_db = u->cursor ? u->db : db_set_next(&s->dbs, u->db + 1);
 	s->cursor = u->cursor;
-	s->cursor_end = u->cursor == 0;
+	s->db = u->next_db;
+	s->cursor_end = s->db == DBS_MAX;
 	*s->windows_tail = u;
 	s->windows_tail = &u->behind;
 	s->nwindows++;
@@ -137,6 +131,7 @@ void cursor_settle(struct backfill *b)
 			s->windows_tail = &s->windows;
 		s->nwindows--;
 		s->safe_cursor = u->cursor;
+		s->safe_db = u->next_db;
 		s->safe_keys += u->keys;
 		unit_free(b, u);
 		checkpoint_touch(b);
@@ -161,12 +156,13 @@ void cursor_feed(struct backfill *b, double now)
 		return;
 	struct unit *u = unit_new(b, UNIT_WINDOW);
 	u->conn = c;
+	u->db = s->db;
 	u->asked = SCAN_KEYS;
 	s->expected += u->asked;
 	s->scanning = true;
 	c->listing++;
 	snprintf(cursor, sizeof(cursor), "%llu", (unsigned long long)s->cursor);
-	bulk_command(c->bulk, on_window, u, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
+	bulk_command(c->bulk, (int)u->db, on_window, u, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
 }
 
 /* ---- a pass over a node for its big slots ---- */
@@ -180,7 +176,7 @@ static void pass_key(void *arg, struct slice key)
 	if (!u->b->scan.big[slot] || u->b->scan.state[slot] != SLOT_OPEN || is_temporary_key(key))
 		return;
 	u->keys++;
-	item_queue(u->b, item_new(u->b, key, slot, u));
+	item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, slot, u));
 }
 
 /* It waits for its connection no longer. */
@@ -243,7 +239,7 @@ static void pass_probe(struct unit *u)
 		b->scratch = cat_probe(b->scratch, u->slots[i]);
 	u->probes = u->nslots;
 	u->conn->listing++;
-	bulk_send(u->conn->bulk, b->scratch, sdslen(b->scratch), u->nslots, on_pass_probe, u);
+	bulk_send(u->conn->bulk, BULK_ANY_DB, b->scratch, sdslen(b->scratch), u->nslots, on_pass_probe, u);
 }
 
 static void on_pass(void *arg, struct slice reply, const char *why)
@@ -262,8 +258,12 @@ static void on_pass(void *arg, struct slice reply, const char *why)
 		pass_give_up(u);
 		return;
 	}
-	u->scanned = u->cursor == 0;
 	reply_each(keys, pass_key, u);
+	if (u->cursor == 0) {
+		unsigned next = db_set_next(&b->scan.dbs, u->db + 1);
+		u->scanned = next == DBS_MAX;
+		u->db = u->scanned ? u->db : next;
+	}
 	if (u->scanned)
 		pass_probe(u);
 	else if (scan_has_room(b, SCAN_KEYS))
@@ -280,7 +280,7 @@ static void pass_scan(struct unit *u)
 	b->scan.expected += u->asked;
 	u->conn->listing++;
 	snprintf(cursor, sizeof(cursor), "%llu", (unsigned long long)u->cursor);
-	bulk_command(u->conn->bulk, on_pass, u, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
+	bulk_command(u->conn->bulk, (int)u->db, on_pass, u, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
 }
 
 void pass_feed(struct backfill *b)

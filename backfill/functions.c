@@ -95,7 +95,7 @@ static void on_dumped(void *arg, struct slice reply, const char *why)
 		if (!to->list[i])
 			continue;
 		f->awaited++;
-		bulk_send(to->list[i]->bulk, b->scratch, sdslen(b->scratch), 1, on_restored, f);
+		bulk_send(to->list[i]->bulk, BULK_ANY_DB, b->scratch, sdslen(b->scratch), 1, on_restored, f);
 	}
 	if (--f->awaited == 0)
 		copy_end(f);
@@ -111,7 +111,7 @@ void functions_copy(struct backfill *b, enum side from, functions_fn *fn)
 	}
 	struct function_copy *f = must(calloc(1, sizeof(*f)));
 	*f = (struct function_copy){ .b = b, .from = from, .fn = fn };
-	bulk_command(c->bulk, on_dumped, f, "FUNCTION", "DUMP", NULL);
+	bulk_command(c->bulk, BULK_ANY_DB, on_dumped, f, "FUNCTION", "DUMP", NULL);
 }
 
 /* ---- comparing ---- */
@@ -193,13 +193,13 @@ void functions_compare(struct backfill *b, enum side authority, functions_equal_
 	*f = (struct functions_compare){ .b = b, .fn = fn, .arg = arg, .awaited = 1 };
 	if (a) {
 		f->awaited++;
-		bulk_command(a->bulk, on_libraries, f, "FUNCTION", "LIST", "WITHCODE", NULL);
+		bulk_command(a->bulk, BULK_ANY_DB, on_libraries, f, "FUNCTION", "LIST", "WITHCODE", NULL);
 	}
 	for (unsigned i = 0; i < to->n; i++) {
 		if (!to->list[i])
 			continue;
 		f->awaited++;
-		bulk_command(to->list[i]->bulk, on_libraries, f, "FUNCTION", "LIST", "WITHCODE", NULL);
+		bulk_command(to->list[i]->bulk, BULK_ANY_DB, on_libraries, f, "FUNCTION", "LIST", "WITHCODE", NULL);
 	}
 	if (!a || f->awaited < 3) {
 		f->failed = true;

@@ -22,6 +22,7 @@
 
 #include "backfill/backfill.h"
 #include "backfill/bulk.h"
+#include "backfill/keyspace.h"
 #include "backfill/large.h"
 
 #define COPIES_MAX 16384         /* scan copies alive, whoever holds them */
@@ -169,7 +170,7 @@ bool reply_int(struct slice reply, int64_t *n);
 
 enum delay_class { DELAY_BUSY, DELAY_SHORT, DELAY_MEDIUM, DELAY_LONG, DELAYS };
 
-struct item *item_new(struct backfill *b, struct slice key, uint16_t slot, struct unit *u);
+struct item *item_new(struct backfill *b, uint16_t db, struct slice key, uint16_t slot, struct unit *u);
 void item_queue(struct backfill *b, struct item *i);   /* to the node that has its slot now, as a fresh start */
 void item_delay(struct backfill *b, struct item *i, enum delay_class d);
 void item_retry_later(struct backfill *b, struct item *i); /* backoff by i->errors */
@@ -230,9 +231,11 @@ struct unit {
 	bool dead;          /* the scan was stopped */
 	struct conn *conn;  /* awaited from; NULL once nothing is awaited */
 	uint32_t asked;     /* count argument of GETKEYSINSLOT */
-	uint64_t cursor;    /* UNIT_WINDOW: the scan goes on here behind this window; UNIT_PASS: current */
+	unsigned db;        /* being listed or scanned */
+	unsigned next_db;   /* UNIT_WINDOW: the scan goes on here behind this window */
+	uint64_t cursor;    /* UNIT_WINDOW: …and here; UNIT_PASS: current */
 	unsigned probes;    /* UNIT_PASS: answers of probes still to come */
-	bool scanned;       /* UNIT_PASS: the cursor came round */
+	bool scanned;       /* UNIT_PASS: the cursor came round in the last database */
 	uint16_t *slots;    /* UNIT_PASS: the slots that it completes */
 	unsigned nslots;
 };
@@ -244,6 +247,8 @@ struct scan {
 	enum scan_stage stage;
 	bool paused;
 	bool cluster;               /* the authority is one */
+	struct keyspace_ask *asking;
+	struct db_set dbs;          /* those to be copied */
 	enum side from;
 	uint8_t state[SLOTS];       /* enum slot_state */
 	uint8_t big[SLOTS];         /* over SLOT_SCAN_OVER keys */
@@ -255,6 +260,7 @@ struct scan {
 	unsigned alive;             /* scan copies alive */
 	struct unit *units;         /* doubly linked */
 	/* standalone */
+	unsigned db, safe_db;       /* go with the cursors: everything in the databases before is done */
 	uint64_t cursor;            /* next SCAN */
 	uint64_t safe_cursor;       /* everything before it is acknowledged */
 	uint64_t safe_keys;         /* in done slots, or before the safe cursor: what a checkpoint may count */
@@ -278,6 +284,7 @@ void scan_settle(struct backfill *b, struct unit *u);
 void scan_slot_state(struct backfill *b, uint16_t slot, enum slot_state s);
 void scan_slot_again(struct backfill *b, uint16_t slot, double after);
 void scan_recount_todo(struct backfill *b);
+void scan_ask_keyspace(struct backfill *b);
 void scan_counts(struct backfill *b);
 void scan_finish_if_done(struct backfill *b);
 void scan_sample(struct backfill *b, double now);
@@ -288,6 +295,7 @@ void pass_feed(struct backfill *b);
 void pass_abandon(struct unit *u); /* nothing comes for it any more: stopped, or its connection ended */
 void cursor_feed(struct backfill *b, double now);
 void cursor_begin(struct backfill *b);
+void cursor_topology(struct backfill *b);
 void cursor_settle(struct backfill *b);
 bool scan_has_room(const struct backfill *b, uint64_t more);
 /* Appends a command that only the slot's owner answers with an integer: EXISTS of a key that is not there. A former owner answers MOVED, one that is

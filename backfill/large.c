@@ -39,7 +39,7 @@ static void large_release(struct large *l)
 static void large_drop(struct large *l)
 {
 	if (l->written)
-		bulk_command(l->o.to, NULL, NULL, "UNLINK", l->tmp, NULL);
+		bulk_command(l->o.to, l->o.db, NULL, NULL, "UNLINK", l->tmp, NULL);
 	l->written = false;
 }
 
@@ -77,7 +77,7 @@ static void large_done(struct large *l)
 
 	snprintf(ms, sizeof(ms), "%lld", (long long)l->expires_at_ms);
 	if (fault("large-tmp-expires") && l->written)
-		bulk_command(l->o.to, NULL, NULL, "UNLINK", l->tmp, NULL);
+		bulk_command(l->o.to, l->o.db, NULL, NULL, "UNLINK", l->tmp, NULL);
 	block_init(&b, sdsempty(), key);
 	if (!l->written) {
 		block_words(&b, "UNLINK", NULL);
@@ -171,7 +171,7 @@ static void large_write(struct large *l)
 		block_command(&l->block, "EXEC", 0, NULL);
 	l->write_left = l->block.ncommands;
 	l->written = true;
-	bulk_send(l->o.to, l->block.out, sdslen(l->block.out), l->block.ncommands, on_written, l);
+	bulk_send(l->o.to, l->o.db, l->block.out, sdslen(l->block.out), l->block.ncommands, on_written, l);
 	l->block.ncommands = 0;
 	sdsclear(l->block.out);
 }
@@ -227,7 +227,7 @@ void large_ask(struct large *l, void (*take)(struct large *l, struct slice reply
 	l->take = take;
 	l->read_left = n;
 	l->nrequests = 0;
-	bulk_send(l->o.from, l->request, sdslen(l->request), n, on_read, l);
+	bulk_send(l->o.from, l->o.db, l->request, sdslen(l->request), n, on_read, l);
 	sdsclear(l->request);
 }
 

@@ -42,7 +42,7 @@ struct large_options {
 	struct bulk *from, *to;              /* large_cancel before either is freed */
 	struct receiver from_kind, to_kind;
 	struct slice key;                    /* copied */
-	uint16_t slot;
+	uint16_t slot, db;
 	uint64_t serial;                     /* names the temporary key; not used twice within its TTL */
 	int64_t now_ms;                      /* by the clock of `from` */
 	void (*settle)(void *arg);           /* NULL: changes are not told */

@@ -47,13 +47,14 @@ struct item *queue_pop(struct queue *q)
 	return i;
 }
 
-struct copy *copy_new(struct slice key, uint16_t slot)
+struct copy *copy_new(uint16_t db, struct slice key, uint16_t slot)
 {
 	struct item *i = must(malloc(sizeof(*i) + sizeof(struct copy) + key.n + 1));
 	struct copy *c = item_copy(i);
 
 	memset(i, 0, sizeof(*i) + sizeof(*c));
 	c->slot = slot;
+	c->db = db;
 	c->key_len = key.n;
 	memcpy(c->key, key.p, key.n);
 	c->key[key.n] = '\0';
@@ -70,9 +71,9 @@ void copy_free(struct copy *c)
 	free(copy_item(c));
 }
 
-struct item *item_new(struct backfill *b, struct slice key, uint16_t slot, struct unit *u)
+struct item *item_new(struct backfill *b, uint16_t db, struct slice key, uint16_t slot, struct unit *u)
 {
-	struct copy *c = copy_new(key, slot);
+	struct copy *c = copy_new(db, key, slot);
 	struct item *i = copy_item(c);
 
 	i->b = b;
@@ -345,7 +346,7 @@ static void item_start(struct backfill *b, struct conn *n, struct item *i)
 		struct slice words[2] = { SLICE_LIT("TYPE"), copy_key(c) };
 		sdsclear(b->scratch);
 		b->scratch = resp_cat_request(b->scratch, 2, words);
-		bulk_send(n->bulk, b->scratch, sdslen(b->scratch), 1, on_type, i);
+		bulk_send(n->bulk, c->db, b->scratch, sdslen(b->scratch), 1, on_type, i);
 		i->sized = 0;
 	}
 	if (i->sized) {
@@ -355,7 +356,7 @@ static void item_start(struct backfill *b, struct conn *n, struct item *i)
 	sdsclear(b->scratch);
 	b->scratch = sdscatlen(b->scratch, MEMORY_USAGE, sizeof(MEMORY_USAGE) - 1);
 	b->scratch = resp_cat_bulk(b->scratch, copy_key(c));
-	bulk_send(n->bulk, b->scratch, sdslen(b->scratch), 1, on_size, i);
+	bulk_send(n->bulk, c->db, b->scratch, sdslen(b->scratch), 1, on_size, i);
 }
 
 /* ---- reading ---- */
@@ -385,7 +386,7 @@ static void item_read(struct backfill *b, struct item *i)
 	assert(i->conn);
 	item_charge(b, i, i->size ? i->size : CHARGE_UNKNOWN);
 	c->generation = b->topology[c->from]->generation;
-	c->token = b->host->token(b->host->ctx, copy_key(c), c->slot, false);
+	c->token = b->host->token(b->host->ctx, c->db, copy_key(c), c->slot, false);
 	if (c->losses >= COPY_LOSSES_HELD || (c->losses >= COPY_LOSSES_BEFORE_INBAND && i->hot)) {
 		item_leave(i);
 		biglane_push(b->biglane, i); /* small, but in-band did not do */
@@ -402,7 +403,7 @@ static void item_read(struct backfill *b, struct item *i)
 	}
 	sdsclear(b->scratch);
 	i->want = (uint8_t)recipe_read(i->recipe, &from, copy_key(c), &b->scratch);
-	bulk_send(i->conn->bulk, b->scratch, sdslen(b->scratch), i->want, on_read, i);
+	bulk_send(i->conn->bulk, c->db, b->scratch, sdslen(b->scratch), i->want, on_read, i);
 }
 
 static enum recipe_result item_compose(struct backfill *b, struct item *i, const struct slice *replies, enum recipe *next, const char **why)
@@ -596,9 +597,9 @@ void backfill_copied(struct backfill *b, struct copy *c)
 	}
 }
 
-void backfill_repair(struct backfill *b, struct slice key, uint16_t slot, uint8_t losses)
+void backfill_repair(struct backfill *b, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
 {
-	struct item *i = item_new(b, key, slot, NULL);
+	struct item *i = item_new(b, db, key, slot, NULL);
 
 	item_copy(i)->losses = losses;
 	item_queue(b, i);

@@ -219,7 +219,7 @@ static void take_key(void *arg, struct slice key)
 
 	u->keys++;
 	if (!is_temporary_key(key))
-		item_queue(u->b, item_new(u->b, key, u->slot, u));
+		item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, u->slot, u));
 }
 
 static void unit_list_log(struct unit *u, struct slice reply)
@@ -231,6 +231,22 @@ static void unit_list_log(struct unit *u, struct slice reply)
 		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot list slot %u of the %s: %s", u->slot, side_name(b->scan.from),
 			     reply_text(reply, text, sizeof(text)));
 }
+
+/* More keys than were asked for: ask for more. */
+static void list_larger(struct backfill *b, struct unit *u)
+{
+	b->scan.count[u->slot] = u->asked * 2;
+	b->scan.big[u->slot] = u->asked * 2 > SLOT_SCAN_OVER;
+	if (u->left || u->keys) { /* of another database: they end first */
+		u->broken = true;
+		scan_settle(b, u);
+		return;
+	}
+	scan_slot_again(b, u->slot, 0);
+	unit_free(b, u);
+}
+
+static void slot_list(struct backfill *b, struct conn *c, struct unit *u);
 
 /* Probe, list, probe. */
 static void on_list(void *arg, struct slice reply, const char *why)
@@ -265,38 +281,45 @@ static void on_list(void *arg, struct slice reply, const char *why)
 		return;
 	}
 	if ((uint64_t)item.n >= u->asked) {
-		/* More keys than were asked for: ask for more. */
-		b->scan.count[u->slot] = u->asked * 2;
-		b->scan.big[u->slot] = u->asked * 2 > SLOT_SCAN_OVER;
-		scan_slot_again(b, u->slot, 0);
-		unit_free(b, u);
+		list_larger(b, u);
 		return;
 	}
-	u->listed = true;
 	u->left++; /* items that end at once must not settle it before all are there */
 	reply_each(replies[1], take_key, u);
 	u->left--;
+	u->db = db_set_next(&b->scan.dbs, u->db + 1);
+	if (u->db < DBS_MAX && !u->broken)
+		slot_list(b, c, u);
+	else
+		u->listed = true;
 	scan_settle(b, u);
+}
+
+/* In the unit's database; one after another. */
+static void slot_list(struct backfill *b, struct conn *c, struct unit *u)
+{
+	char number[16], count[16];
+
+	u->conn = c;
+	b->scan.expected += u->asked;
+	c->listing++;
+	snprintf(number, sizeof(number), "%u", u->slot);
+	snprintf(count, sizeof(count), "%u", u->asked);
+	sdsclear(b->scratch);
+	b->scratch = cat_probe(b->scratch, u->slot);
+	b->scratch = resp_cat_words(b->scratch, "CLUSTER", "GETKEYSINSLOT", number, count, NULL);
+	b->scratch = cat_probe(b->scratch, u->slot);
+	bulk_send(c->bulk, (int)u->db, b->scratch, sdslen(b->scratch), 3, on_list, u);
 }
 
 static void slot_open(struct backfill *b, struct conn *c, uint16_t slot)
 {
 	struct unit *u = unit_new(b, UNIT_SLOT);
-	char number[16], count[16];
 
 	u->slot = slot;
-	u->conn = c;
 	u->asked = b->scan.count[slot] + b->scan.count[slot] / 8 + LIST_SLACK;
-	b->scan.expected += u->asked;
-	c->listing++;
 	scan_slot_state(b, slot, SLOT_OPEN);
-	snprintf(number, sizeof(number), "%u", slot);
-	snprintf(count, sizeof(count), "%u", u->asked);
-	sdsclear(b->scratch);
-	b->scratch = cat_probe(b->scratch, slot);
-	b->scratch = resp_cat_words(b->scratch, "CLUSTER", "GETKEYSINSLOT", number, count, NULL);
-	b->scratch = cat_probe(b->scratch, slot);
-	bulk_send(c->bulk, b->scratch, sdslen(b->scratch), 3, on_list, u);
+	slot_list(b, c, u);
 }
 
 /* Opens slots of this node while there is room. */
@@ -341,7 +364,7 @@ static void counting_end(struct counting *k)
 	struct backfill *b = k->b;
 
 	free(k);
-	if (--b->scan.counting > 0 || b->scan.stage != SCAN_COUNT)
+	if (--b->scan.counting > 0 || b->scan.stage != SCAN_COUNT || b->scan.asking)
 		return;
 	scan_counts(b);
 }
@@ -359,14 +382,14 @@ static void on_count(void *arg, struct slice reply, const char *why)
 		return;
 	}
 	if (reply_int(reply, &n) && n > 0) {
-		b->scan.count[k->slots[k->next]] = (uint32_t)n;
-		b->scan.big[k->slots[k->next]] = n > SLOT_SCAN_OVER;
+		b->scan.count[k->slots[k->next]] += (uint32_t)n; /* of each database */
+		b->scan.big[k->slots[k->next]] = b->scan.count[k->slots[k->next]] > SLOT_SCAN_OVER;
 	}
 	if (++k->next == k->n)
 		counting_end(k);
 }
 
-static void count_send(struct backfill *b, struct conn *c, const uint16_t *slots, unsigned n)
+static void count_send(struct backfill *b, struct conn *c, unsigned db, const uint16_t *slots, unsigned n)
 {
 	struct counting *k = must(malloc(sizeof(*k) + n * sizeof(*slots)));
 	char number[16];
@@ -379,7 +402,13 @@ static void count_send(struct backfill *b, struct conn *c, const uint16_t *slots
 		b->scratch = resp_cat_words(b->scratch, "CLUSTER", "COUNTKEYSINSLOT", number, NULL);
 	}
 	b->scan.counting++;
-	bulk_send(c->bulk, b->scratch, sdslen(b->scratch), n, on_count, k);
+	bulk_send(c->bulk, (int)db, b->scratch, sdslen(b->scratch), n, on_count, k);
+}
+
+static void count_slots(struct backfill *b, struct conn *c, const uint16_t *slots, unsigned n)
+{
+	for (unsigned db = db_set_next(&b->scan.dbs, 0); db < DBS_MAX; db = db_set_next(&b->scan.dbs, db + 1))
+		count_send(b, c, db, slots, n);
 }
 
 static void count_node(struct backfill *b, struct conn *c)
@@ -393,12 +422,12 @@ static void count_node(struct backfill *b, struct conn *c)
 			continue;
 		slots[n++] = (uint16_t)i;
 		if (n == COUNT_MAX) {
-			count_send(b, c, slots, n);
+			count_slots(b, c, slots, n);
 			n = 0;
 		}
 	}
 	if (n)
-		count_send(b, c, slots, n);
+		count_slots(b, c, slots, n);
 }
 
 static void count_all(struct backfill *b)
@@ -491,10 +520,45 @@ static void scan_begin_copy(struct backfill *b, bool ok)
 		b->scan.retry_at = bf_now(b) + RETRY_S;
 		return;
 	}
-	if (b->scan.cluster)
+	scan_ask_keyspace(b);
+}
+
+static void on_scan_keyspace(void *arg, const struct keyspace *k)
+{
+	struct backfill *b = arg;
+	struct scan *s = &b->scan;
+
+	s->asking = NULL;
+	if (!k) {
+		s->stage = SCAN_WAIT;
+		s->retry_at = bf_now(b) + RETRY_S;
+		return;
+	}
+	s->dbs = k->dbs;
+	if (k->beyond[s->from]) {
+		b->host->log(b->host->ctx, BF_LOG_WARNING, "%llu keys are in databases that the %s does not have: they are not copied",
+			     (unsigned long long)k->beyond[s->from], side_name(SIDE_OTHER(s->from)));
+		stat_set(&b->stats->uncarried, k->beyond[s->from]);
+	}
+	/* What is left behind a cursor from a checkpoint cannot be known: the total is that of the server. */
+	uint64_t copied = stat_get(&b->stats->keys_copied);
+	stat_set(&b->stats->keys_total, k->keys[s->from] > copied ? k->keys[s->from] : copied);
+	if (s->cluster)
 		count_all(b);
 	else
 		cursor_begin(b);
+}
+
+/* Which databases there are to copy. One that comes into use later is the mirror's. */
+void scan_ask_keyspace(struct backfill *b)
+{
+	if (!conns_any(b, b->scan.from)) {
+		b->scan.stage = SCAN_WAIT;
+		b->scan.retry_at = bf_now(b) + RETRY_S;
+		return;
+	}
+	b->scan.stage = SCAN_COUNT;
+	b->scan.asking = keyspace_ask(b, false, on_scan_keyspace, b);
 }
 
 /* Both sides are known: the checkpoint is read once, then functions, then keys. */
@@ -509,7 +573,7 @@ static void scan_try_begin(struct backfill *b)
 	s->cluster = b->topology[s->from]->cluster;
 	if (!s->cluster)
 		snprintf(s->run_id, sizeof(s->run_id), "%s", b->topology[s->from]->nodes[0].run_id);
-	loaded = s->safe_cursor == 0 && s->todo == SLOTS && checkpoint_load(b);
+	loaded = s->safe_cursor == 0 && s->safe_db == 0 && s->todo == SLOTS && checkpoint_load(b);
 	scan_recount_todo(b);
 	if (loaded) {
 		b->host->log(b->host->ctx, BF_LOG_NOTICE, "backfill goes on from its checkpoint: %u of %u slots, %llu keys are copied",
@@ -557,6 +621,7 @@ void scan_stop(struct backfill *b)
 			scan_settle(b, u);
 	}
 	biglane_drop(b->biglane);
+	keyspace_forget(b->scan.asking);
 	scan_init(b);
 	stat_set(&b->stats->state, BF_IDLE);
 	checkpoint_remove(b);
@@ -600,7 +665,7 @@ void scan_topology(struct backfill *b, enum side side, const struct topology *be
 	if (side != s->from || s->stage < SCAN_COUNT || s->stage == SCAN_DONE)
 		return;
 	if (!s->cluster) {
-		cursor_begin(b);
+		cursor_topology(b);
 		return;
 	}
 	for (struct unit *u = s->units; u; u = u->next) {

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include "backfill/db_set.h"
 #include "resp/slot.h"
 
 enum side { SIDE_SOURCE, SIDE_TARGET };
@@ -44,6 +45,8 @@ struct topology {
 	enum product product;
 	uint32_t version;   /* 0x070011 is 7.0.17: the lowest among the nodes */
 	uint64_t generation;
+	unsigned databases; /* that every node has and lets us select, at most DBS_MAX */
+	struct db_set used; /* databases that hold keys */
 	bool has_expires;   /* some key of this side had an expiry at the last refresh */
 	bool migrating;     /* some slot was being moved */
 	uint16_t nnodes;

@@ -169,16 +169,34 @@ static void leg_listed(struct leg *l)
 	reply_each(slice(l->list[1], sdslen(l->list[1])), keys_add, &f);
 	qsort(a.at, a.n, sizeof(*a.at), slice_order);
 	for (size_t i = 0; i < a.n; i++)
-		check_new(l, l->slot, a.at[i], false);
+		check_new(l, (uint16_t)l->db, l->slot, a.at[i], false);
 	for (size_t i = 0; i < f.n; i++)
 		if (!bsearch(&f.at[i], a.at, a.n, sizeof(*a.at), slice_order))
-			check_new(l, l->slot, f.at[i], false);
+			check_new(l, (uint16_t)l->db, l->slot, f.at[i], false);
 	free(a.at);
 	free(f.at);
 	sdsfree(l->list[0]);
 	sdsfree(l->list[1]);
 	l->list[0] = l->list[1] = NULL;
 }
+
+/* More keys than were asked for. */
+static void leg_larger(struct leg *l)
+{
+	struct tour *t = l->t;
+
+	t->ask[l->slot] = (uint16_t)(l->asked * 2);
+	if (l->left) { /* of another database: they end first */
+		l->broken = true;
+		return;
+	}
+	tally_take_back(t, &l->tally);
+	slot_again(t, l->slot);
+	t->retry_at = 0;
+	leg_free(l);
+}
+
+static void leg_list(struct leg *l);
 
 static void leg_answered(struct leg *l)
 {
@@ -199,15 +217,16 @@ static void leg_answered(struct leg *l)
 		l->big = true;
 		leg_settle(l);
 	} else if (more) {
-		t->ask[l->slot] = (uint16_t)(l->asked * 2);
-		slot_again(t, l->slot);
-		t->retry_at = 0;
-		leg_free(l);
+		leg_larger(l);
 	} else {
 		l->awaited = 1; /* not settled while keys are added */
 		leg_listed(l);
 		l->awaited = 0;
-		leg_settle(l);
+		l->db = db_set_next(&t->dbs, l->db + 1);
+		if (l->db < DBS_MAX)
+			leg_list(l);
+		else
+			leg_settle(l);
 	}
 }
 
@@ -241,11 +260,29 @@ static void on_follower_list(void *arg, struct slice reply, const char *why)
 	leg_reply(arg, 1, reply, why);
 }
 
+static void leg_list(struct leg *l)
+{
+	struct backfill *b = l->t->b;
+	char number[16], count[16];
+
+	l->awaited = 2;
+	l->t->expected += 2 * (uint64_t)l->asked;
+	snprintf(number, sizeof(number), "%u", l->slot);
+	snprintf(count, sizeof(count), "%u", l->asked);
+	sdsclear(b->scratch);
+	b->scratch = cat_probe(b->scratch, l->slot);
+	b->scratch = resp_cat_words(b->scratch, "CLUSTER", "GETKEYSINSLOT", number, count, NULL);
+	b->scratch = cat_probe(b->scratch, l->slot);
+	for (int k = 0; k < 2; k++) {
+		l->conn[k]->checking++;
+		bulk_send(l->conn[k]->bulk, (int)l->db, b->scratch, sdslen(b->scratch), 3, k == 0 ? on_authority_list : on_follower_list, l);
+	}
+}
+
 static bool leg_open(struct tour *t, uint16_t slot, double now)
 {
 	struct backfill *b = t->b;
 	struct conn *conn[2];
-	char number[16], count[16];
 
 	for (unsigned k = 0; k < 2; k++) {
 		conn[k] = conn_of(b, tour_side(t, slot, k), slot);
@@ -254,21 +291,11 @@ static bool leg_open(struct tour *t, uint16_t slot, double now)
 	}
 	struct leg *l = leg_new(t, slot);
 	l->asked = t->ask[slot] ? t->ask[slot] : t->guess;
-	l->awaited = 2;
-	t->expected += 2 * (uint64_t)l->asked;
+	l->conn[0] = conn[0];
+	l->conn[1] = conn[1];
 	t->state[slot] = TSLOT_OPEN;
 	t->todo--;
-	snprintf(number, sizeof(number), "%u", slot);
-	snprintf(count, sizeof(count), "%u", l->asked);
-	sdsclear(b->scratch);
-	b->scratch = cat_probe(b->scratch, slot);
-	b->scratch = resp_cat_words(b->scratch, "CLUSTER", "GETKEYSINSLOT", number, count, NULL);
-	b->scratch = cat_probe(b->scratch, slot);
-	for (int k = 0; k < 2; k++) {
-		l->conn[k] = conn[k];
-		conn[k]->checking++;
-		bulk_send(conn[k]->bulk, b->scratch, sdslen(b->scratch), 3, k == 0 ? on_authority_list : on_follower_list, l);
-	}
+	leg_list(l);
 	return true;
 }
 
@@ -293,7 +320,7 @@ static void pass_key(void *arg, struct slice key)
 	uint16_t slot = slot_of(key);
 
 	if ((t->pass_all || t->big[slot]) && t->state[slot] == TSLOT_OPEN && !is_temporary_key(key))
-		check_new(t->pass, slot, key, t->pass_side == 1);
+		check_new(t->pass, (uint16_t)t->pass_db, slot, key, t->pass_side == 1);
 }
 
 static struct conn *pass_conn(struct tour *t)
@@ -330,8 +357,10 @@ static void on_pass(void *arg, struct slice reply, const char *why)
 	l->awaited++;
 	reply_each(keys, pass_key, t);
 	l->awaited--;
-	if (t->cursor == 0)
+	if (t->cursor == 0 && (t->pass_db = db_set_next(&t->dbs, t->pass_db + 1)) == DBS_MAX) {
+		t->pass_db = 0;
 		t->pass_node++;
+	}
 	leg_settle(l);
 }
 
@@ -367,14 +396,14 @@ static void pass_feed_tour(struct tour *t, double now)
 	l->conn[0] = c;
 	l->awaited++;
 	c->checking++;
-	bulk_command(c->bulk, on_pass, l, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
+	bulk_command(c->bulk, (int)t->pass_db, on_pass, l, "SCAN", cursor, "COUNT", SCAN_COUNT_ARG, NULL);
 }
 
 static void pass_begin(struct tour *t)
 {
 	t->stage = TOUR_PASS;
 	t->pass = leg_new(t, SLOTS);
-	t->pass_side = t->pass_node = 0;
+	t->pass_side = t->pass_node = t->pass_db = 0;
 	t->cursor = 0;
 	t->scanning = false;
 }
@@ -477,11 +506,9 @@ static bool both_clusters(const struct tour *t)
 	return t->b->topology[0] && t->b->topology[1] && t->b->topology[0]->cluster && t->b->topology[1]->cluster;
 }
 
-static void sizes_known(struct tour *t)
+static void keyspace_known(struct tour *t, uint64_t keys)
 {
-	uint64_t total = stat_get(&t->b->stats->verify_total);
-
-	t->guess = (uint32_t)(total / SLOTS * 3 / 2) + GUESS_SLACK;
+	t->guess = (uint32_t)(keys / SLOTS * 3 / 2) + GUESS_SLACK;
 	if (t->guess > SLOT_SCAN_OVER)
 		t->guess = SLOT_SCAN_OVER;
 	t->pass_all = !both_clusters(t);
@@ -496,31 +523,8 @@ static void sizes_known(struct tour *t)
 	bf_wake(t->b);
 }
 
-static void on_dbsize(void *arg, struct slice reply, const char *why)
+static void tour_begin(struct tour *t)
 {
-	struct conn *c = arg;
-	struct backfill *b = c->b;
-	struct tour *tours[2] = { b->rescan, b->verify };
-	int64_t n = 0;
-
-	c->checking--;
-	if (!reply.p)
-		conn_was_lost(c, why);
-	else if (reply_int(reply, &n))
-		stat_add(&b->stats->verify_total, (uint64_t)n);
-	for (int i = 0; i < 2; i++)
-		if (tours[i] && tours[i]->stage == TOUR_SIZE && tours[i]->sizes > 0 && --tours[i]->sizes == 0)
-			sizes_known(tours[i]);
-}
-
-/* How many keys the authority holds: the total to show, and how many a slot may have. */
-static void tour_try_begin(struct tour *t)
-{
-	struct backfill *b = t->b;
-	struct conns *cs = &b->conns[tour_side(t, 0, 0)];
-
-	if (!b->topology[0] || !b->topology[1] || !conns_any(b, 0) || !conns_any(b, 1))
-		return;
 	memset(t->big, 0, sizeof(t->big));
 	memset(t->ask, 0, sizeof(t->ask));
 	t->nbig = t->todo = t->next = 0;
@@ -530,20 +534,39 @@ static void tour_try_begin(struct tour *t)
 		t->want[i] = 0;
 	}
 	t->wanted = 0;
-	t->stage = TOUR_SIZE;
-	t->sizes = 0;
-	if (!t->verify) {
-		sizes_known(t); /* the guess grows by itself */
+}
+
+/* Which databases to walk, the total to show, and how many keys a slot may have. Keys in databases that one side does not have are missing or extra. */
+static void on_tour_keyspace(void *arg, const struct keyspace *k)
+{
+	struct tour *t = arg;
+	struct bf_stats *s = t->b->stats;
+	enum side a = tour_side(t, 0, 0);
+
+	t->asking = NULL;
+	if (!k) {
+		t->stage = TOUR_WAIT;
+		t->retry_at = bf_now(t->b) + RETRY_S;
 		return;
 	}
-	stat_set(&b->stats->verify_total, 0);
-	for (unsigned i = 0; i < cs->n; i++) {
-		if (!cs->list[i])
-			continue;
-		t->sizes++;
-		cs->list[i]->checking++;
-		bulk_command(cs->list[i]->bulk, on_dbsize, cs->list[i], "DBSIZE", NULL);
+	t->dbs = k->dbs;
+	if (t->verify) {
+		stat_set(&s->verify_total, k->keys[a]);
+		stat_add(&s->missing, k->beyond[a]);
+		stat_add(&s->extra, k->beyond[SIDE_OTHER(a)]);
 	}
+	tour_begin(t);
+	keyspace_known(t, k->keys[a]);
+}
+
+static void tour_try_begin(struct tour *t)
+{
+	struct backfill *b = t->b;
+
+	if (!b->topology[0] || !b->topology[1] || !conns_any(b, 0) || !conns_any(b, 1))
+		return;
+	t->stage = TOUR_SIZE;
+	t->asking = keyspace_ask(b, true, on_tour_keyspace, t);
 }
 
 void tour_want(struct tour *t, uint16_t slot)
@@ -585,6 +608,8 @@ void tour_cancel(struct tour *t)
 {
 	struct leg *l, *next;
 
+	keyspace_forget(t->asking);
+	t->asking = NULL;
 	for (l = t->legs; l; l = l->next)
 		l->dead = true;
 	t->pass = NULL;

@@ -24,11 +24,12 @@ struct tally {
 	uint64_t checked, repaired, diffs[DIFFS];
 };
 
-/* One slot listed on both sides, or (slot == SLOTS) a pass. */
+/* One slot listed on both sides, one database after another, or (slot == SLOTS) a pass. */
 struct leg {
 	struct leg *next, *prev;
 	struct tour *t;
 	uint16_t slot;
+	unsigned db;           /* being listed */
 	struct conn *conn[2];  /* of the authority, of the follower: awaited, or the owners when it was listed */
 	unsigned awaited;
 	uint32_t asked;
@@ -56,7 +57,7 @@ struct check {
 	struct check *next;
 	struct tour *t;
 	struct leg *leg;
-	uint16_t slot;
+	uint16_t slot, db;
 	uint8_t from;          /* enum side of the authority */
 	uint8_t stage;
 	uint8_t tries;         /* looks that were not conclusive or differed */
@@ -87,6 +88,8 @@ struct tour {
 	bool verify;          /* counts; else a rescan, which marks at once */
 	bool repair;
 	enum tour_stage stage;
+	struct keyspace_ask *asking;
+	struct db_set dbs;    /* those to walk */
 	uint8_t want[SLOTS];  /* rescan: asked for, not begun */
 	unsigned wanted;
 	uint8_t state[SLOTS], big[SLOTS];
@@ -106,10 +109,10 @@ struct tour {
 	struct leg *pass;
 	unsigned pass_side;   /* 0: nodes of the authority; 1: of the follower */
 	unsigned pass_node;
+	unsigned pass_db;
 	uint64_t cursor;
 	bool scanning, pass_all;
 	double retry_at, retry_hold_at;
-	unsigned sizes;       /* answers of DBSIZE awaited */
 	bool comparing;       /* functions: an answer is awaited */
 	unsigned functions_tried;
 };
@@ -119,7 +122,7 @@ void checks_push(struct checks *q, struct check *c);
 struct check *checks_pop(struct checks *q);
 
 /* check.c */
-void check_new(struct leg *l, uint16_t slot, struct slice key, bool only_extra);
+void check_new(struct leg *l, uint16_t db, uint16_t slot, struct slice key, bool only_extra);
 void check_start(struct check *c);
 void check_feed_marks(struct tour *t);
 void check_decide(struct check *c, enum difference d);  /* of a finished comparison */

@@ -31,9 +31,9 @@ struct backfill_thread {
 
 /* ---- the host of backfill/ ---- */
 
-static uint64_t host_token(void *ctx, struct slice key, uint16_t slot, bool quiet)
+static uint64_t host_token(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet)
 {
-	return fleet_token(((struct backfill_thread *)ctx)->fleet, key, slot, quiet);
+	return fleet_token(((struct backfill_thread *)ctx)->fleet, db, key, slot, quiet);
 }
 
 static enum side host_authority(void *ctx, uint16_t slot)
@@ -46,9 +46,9 @@ static bool host_offer(void *ctx, struct copy *c)
 	return fleet_offer(((struct backfill_thread *)ctx)->fleet, c);
 }
 
-static bool host_mark(void *ctx, struct slice key, uint16_t slot)
+static bool host_mark(void *ctx, uint16_t db, struct slice key, uint16_t slot)
 {
-	return fleet_mark(((struct backfill_thread *)ctx)->fleet, key, slot);
+	return fleet_mark(((struct backfill_thread *)ctx)->fleet, db, key, slot);
 }
 
 static void host_hold(void *ctx, uint16_t slot, unsigned max_ms)
@@ -61,9 +61,9 @@ static void host_release(void *ctx, uint16_t slot)
 	fleet_release(((struct backfill_thread *)ctx)->fleet, slot);
 }
 
-static void host_follow(void *ctx, struct slice key, uint16_t slot)
+static void host_follow(void *ctx, uint16_t db, struct slice key, uint16_t slot)
 {
-	fleet_follow(((struct backfill_thread *)ctx)->fleet, key, slot);
+	fleet_follow(((struct backfill_thread *)ctx)->fleet, db, key, slot);
 }
 
 static void host_changes(void *ctx, uint16_t slot)
@@ -206,7 +206,7 @@ void backfill_thread_topology(struct backfill_thread *t, struct topology *topolo
 
 struct repair_mail {
 	struct backfill_thread *t;
-	uint16_t slot;
+	uint16_t slot, db;
 	uint8_t losses;
 	size_t n;
 	char key[];
@@ -216,15 +216,15 @@ static void run_repair(void *arg)
 {
 	struct repair_mail *m = arg;
 
-	backfill_repair(m->t->backfill, slice(m->key, m->n), m->slot, m->losses);
+	backfill_repair(m->t->backfill, m->db, slice(m->key, m->n), m->slot, m->losses);
 	free(m);
 }
 
-void backfill_thread_repair(struct backfill_thread *t, unsigned from, struct slice key, uint16_t slot, uint8_t losses)
+void backfill_thread_repair(struct backfill_thread *t, unsigned from, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
 {
 	struct repair_mail *m = malloc(sizeof(*m) + key.n);
 
-	*m = (struct repair_mail){ .t = t, .slot = slot, .losses = losses, .n = key.n };
+	*m = (struct repair_mail){ .t = t, .slot = slot, .db = db, .losses = losses, .n = key.n };
 	memcpy(m->key, key.p, key.n);
 	mailbox_post(t->mail, t->self, from, run_repair, m);
 }

@@ -30,7 +30,7 @@ void changes_begin(struct changes *c, keyhash key);
 void changes_end(struct changes *c);
 static inline bool changes_about(const struct changes *c, keyhash h)
 {
-	return c->on && c->key.low64 == h.low64 && c->key.high64 == h.high64;
+	return c->on && keyhash_eq(c->key, h);
 }
 /* The whole of it may have changed. */
 void changes_unknown(struct changes *c);

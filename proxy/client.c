@@ -136,6 +136,7 @@ void client_enqueue(struct client *c, struct req *r)
 {
 	r->client = c;
 	r->proto = c->proto;
+	r->db = c->db;
 	r->next = NULL;
 	*(c->tail ? &c->tail->next : &c->head) = r;
 	c->tail = r;

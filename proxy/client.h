@@ -21,6 +21,7 @@ struct client {
 	uint32_t inflight;
 	size_t unsent;             /* bytes of replies that wait for an earlier one */
 	uint8_t proto;
+	uint16_t db;               /* SELECT */
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
 	bool flushing, again;      /* in the worker's lists */
@@ -32,6 +33,8 @@ struct client {
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
 };
+
+static const char no_such_db[] = "ERR DB index is out of range";
 
 /* A reply of the proxy's own, in its place in the order. Takes the sds. */
 void client_reply(struct worker *w, struct client *c, sds reply);

@@ -26,7 +26,7 @@ bool derived_take(struct derived *d, keyhash h, struct derived_command *out)
 	for (unsigned i = 0; i < d->used; i++) {
 		struct derived_command *c = &d->ring[i];
 		for (unsigned k = 0; k < c->n; k++) {
-			if (c->keys[k].hash.low64 != h.low64 || c->keys[k].hash.high64 != h.high64)
+			if (!keyhash_eq(c->keys[k].hash, h))
 				continue;
 			*out = *c;
 			c->n = 0;

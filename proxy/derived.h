@@ -19,7 +19,7 @@
 struct derived_key {
 	keyhash hash;
 	sds key; /* written ones only */
-	uint16_t slot;
+	uint16_t slot, db;
 };
 
 struct derived_command {

@@ -21,12 +21,12 @@ void dirty_release(struct dirty *d)
 	d->ready = d->delayed = (struct dirty_list){ NULL, NULL };
 }
 
-struct dirty_key *dirty_find(const struct dirty *d, struct slice key, keyhash h)
+struct dirty_key *dirty_find(const struct dirty *d, keyhash h)
 {
 	struct dirty_key *k = NULL;
 
 	if (d->table)
-		HASH_FIND_BYHASHVALUE(hh, d->table, key.p, key.n, (unsigned)(h.high64 >> 7), k);
+		HASH_FIND_BYHASHVALUE(hh, d->table, &h, sizeof h, (unsigned)(h.high64 >> 7), k);
 	return k;
 }
 
@@ -62,7 +62,7 @@ static void wait_remove(struct dirty *d, struct dirty_key *k)
 	k->prev = k->next = NULL;
 }
 
-struct dirty_key *dirty_add(struct dirty *d, struct slice key, keyhash h, uint16_t slot)
+struct dirty_key *dirty_add(struct dirty *d, uint16_t db, struct slice key, keyhash h, uint16_t slot)
 {
 	struct dirty_key *k;
 
@@ -72,9 +72,11 @@ struct dirty_key *dirty_add(struct dirty *d, struct slice key, keyhash h, uint16
 	if (!k)
 		abort();
 	k->slot = slot;
+	k->db = db;
+	k->hash = h;
 	k->len = key.n;
 	memcpy(k->key, key.p, key.n);
-	HASH_ADD_KEYPTR_BYHASHVALUE(hh, d->table, k->key, k->len, (unsigned)(h.high64 >> 7), k);
+	HASH_ADD_KEYPTR_BYHASHVALUE(hh, d->table, &k->hash, sizeof k->hash, (unsigned)(h.high64 >> 7), k);
 	wait_insert(d, k);
 	return k;
 }

@@ -24,8 +24,9 @@ struct dirty_key {
 	struct dirty_key *prev, *next; /* IDLE: in the list `ready` or `delayed` */
 	enum dirty_state state;
 	uint8_t losses;
-	uint16_t slot;
+	uint16_t slot, db;
 	bool hint;          /* all that is known is that some server told of it: most of these have expired, on both sides */
+	keyhash hash;       /* what it is found by: of the database and the key */
 	uint32_t applying;  /* copies or whole effects on their way to the follower */
 	uint32_t failures;  /* in a row: backoff */
 	uint64_t marks;     /* counts marks */
@@ -54,8 +55,8 @@ static inline size_t dirty_count(const struct dirty *d)
 {
 	return HASH_CNT(hh, d->table);
 }
-struct dirty_key *dirty_find(const struct dirty *d, struct slice key, keyhash h);
-struct dirty_key *dirty_add(struct dirty *d, struct slice key, keyhash h, uint16_t slot); /* IDLE, due at once; NULL: full */
+struct dirty_key *dirty_find(const struct dirty *d, keyhash h);
+struct dirty_key *dirty_add(struct dirty *d, uint16_t db, struct slice key, keyhash h, uint16_t slot); /* IDLE, due at once; NULL: full */
 void dirty_remove(struct dirty *d, struct dirty_key *k);
 /* The one place that moves a key between states: leaves the waiting list, enters it when IDLE with the given time. */
 void dirty_set_state(struct dirty *d, struct dirty_key *k, enum dirty_state state, int64_t due_us);

@@ -191,7 +191,7 @@ static void refresh_done(struct discovery *d)
 
 /* ---- every primary ---- */
 
-static void probe_part_done(struct probe *p)
+void probe_part_done(struct probe *p)
 {
 	struct discovery *d = p->d;
 
@@ -202,7 +202,7 @@ static void probe_part_done(struct probe *p)
 		refresh_done(d);
 }
 
-static void probe_lost(struct probe *p, const char *why)
+void probe_lost(struct probe *p, const char *why)
 {
 	p->ok = false;
 	if (!*p->why)
@@ -248,7 +248,8 @@ static void on_probe_info(void *arg, struct slice reply, const char *why)
 		p->ok = true;
 		p->left++;
 		p->time_sent_us = clock_us();
-		bulk_command(p->peer->bulk, on_time, p, "TIME", NULL);
+		bulk_command(p->peer->bulk, BULK_ANY_DB, on_time, p, "TIME", NULL);
+		probe_databases(p);
 	}
 	probe_part_done(p);
 }
@@ -262,9 +263,9 @@ static void probe_begin(struct discovery *d, struct probe *p)
 		return;
 	}
 	p->left += d->cluster ? 2 : 1;
-	bulk_command(p->peer->bulk, on_probe_info, p, "INFO", NULL);
+	bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_info, p, "INFO", NULL);
 	if (d->cluster)
-		bulk_command(p->peer->bulk, on_probe_nodes, p, "CLUSTER", "NODES", NULL);
+		bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_nodes, p, "CLUSTER", "NODES", NULL);
 }
 
 static void probe_all(struct discovery *d)
@@ -406,9 +407,9 @@ static void ask_next(struct discovery *d)
 		if (!d->asked)
 			continue;
 		d->ask_left = 3;
-		bulk_command(d->asked->bulk, on_ask_info, d, "INFO", NULL);
-		bulk_command(d->asked->bulk, on_ask_slots, d, "CLUSTER", "SLOTS", NULL);
-		bulk_command(d->asked->bulk, on_ask_nodes, d, "CLUSTER", "NODES", NULL);
+		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_info, d, "INFO", NULL);
+		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_slots, d, "CLUSTER", "SLOTS", NULL);
+		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_nodes, d, "CLUSTER", "NODES", NULL);
 		return;
 	}
 	refresh_failed(d);

@@ -74,12 +74,19 @@ struct topology *discovery_build(const struct discovery *d)
 	t->product = d->asked_info.product;
 	t->version = d->asked_info.version;
 	t->migrating = d->slots.migrating;
+	t->databases = DBS_MAX;
 	for (unsigned i = 0; i < d->nprobes; i++) {
 		const struct probe *p = &d->probes[i];
 		fill_node(d, p, d->slots.nodes[i].id, &t->nodes[place[i]]);
 		t->migrating |= p->migrating;
-		if (!p->ok)
+		if (p->peer && p->peer->databases && p->peer->databases < t->databases)
+			t->databases = p->peer->databases;
+		if (!p->ok) {
+			if (d->topology)
+				db_set_join(&t->used, &d->topology->used);
 			continue;
+		}
+		db_set_join(&t->used, &p->info.dbs);
 		if (p->info.version < t->version)
 			t->version = p->info.version;
 		t->has_expires |= p->info.expires > 0;
@@ -146,7 +153,7 @@ static bool node_equal(const struct node *a, const struct node *b)
 
 bool topology_same(const struct topology *a, const struct topology *b)
 {
-	if (a->cluster != b->cluster || a->product != b->product || a->version != b->version || a->has_expires != b->has_expires ||
+	if (a->cluster != b->cluster || a->product != b->product || a->version != b->version || a->has_expires != b->has_expires || a->databases != b->databases || !db_set_eq(&a->used, &b->used) ||
 	    a->migrating != b->migrating || a->nnodes != b->nnodes || memcmp(a->slot_node, b->slot_node, sizeof(a->slot_node)) != 0)
 		return false;
 	for (unsigned i = 0; i < a->nnodes; i++)
@@ -162,6 +169,8 @@ void topology_copy(struct topology *to, const struct topology *from)
 	to->version = from->version;
 	to->generation = from->generation;
 	to->has_expires = from->has_expires;
+	to->databases = from->databases;
+	to->used = from->used;
 	to->migrating = from->migrating;
 	memcpy(to->slot_node, from->slot_node, sizeof(to->slot_node));
 	memcpy(to->nodes, from->nodes, from->nnodes * sizeof(*from->nodes));

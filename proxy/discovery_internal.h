@@ -12,6 +12,8 @@ struct peer {
 	struct sockaddr_storage addr;
 	socklen_t addr_len;
 	struct bulk *bulk;
+	unsigned databases;          /* 0: not known yet */
+	char databases_run_id[44];   /* …of this process */
 	uint64_t round; /* last refresh that used it */
 };
 
@@ -23,6 +25,7 @@ struct probe {
 	unsigned left;       /* answers to come */
 	bool ok, migrating;
 	struct server_info info;
+	unsigned db_there, db_missing, db_tried; /* highest that can be selected, lowest that cannot, the one being tried */
 	int64_t time_sent_us, clock_offset_us, round_trip_us;
 	char why[320];
 };
@@ -52,6 +55,14 @@ struct discovery {
 	char why[320];
 };
 
+/* discovery.c */
+void probe_part_done(struct probe *p);
+void probe_lost(struct probe *p, const char *why);
+
+/* discovery_databases.c: another part of the probe, if it is not known */
+void probe_databases(struct probe *p);
+
+/* discovery_build.c */
 struct topology *discovery_build(const struct discovery *d);
 void discovery_identity(const struct discovery *d, const struct topology *t, struct state_side *who);
 /* Fills d->facts (but for up and down); returns whether every node with slots answers, else who does not. */

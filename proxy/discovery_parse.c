@@ -104,6 +104,9 @@ static void info_field(struct server_info *i, struct slice name, struct slice va
 	} else if (slice_is(name, "connected_slaves")) {
 		i->replicas = (uint16_t)number(value);
 	} else if (name.n > 2 && memcmp(name.p, "db", 2) == 0 && name.p[2] >= '0' && name.p[2] <= '9') {
+		uint64_t db = number(slice(name.p + 2, name.n - 2));
+		if (db < DBS_MAX)
+			db_set_add(&i->dbs, (unsigned)db);
 		i->keys += field_of(value, "keys=");
 		i->expires += field_of(value, "expires=");
 	}

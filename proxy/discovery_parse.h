@@ -13,6 +13,7 @@ struct server_info {
 	char replid[2][44];        /* of replication, and the one before a promotion */
 	uint16_t replicas;
 	uint64_t keys, expires;    /* over all databases */
+	struct db_set dbs;         /* those with keys */
 };
 /* INFO, default sections. False: no INFO. */
 bool info_parse(struct slice reply, struct server_info *i);

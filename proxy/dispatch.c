@@ -6,6 +6,7 @@
 #include "proxy/client.h"
 #include "proxy/usage.h"
 #include "resp/convert.h"
+#include "resp/digits.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
@@ -183,9 +184,33 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	forward(w, c, make_req(w, p, cmd, block, bytes), slot);
 }
 
+/* COPY and MOVE into a database that only the authority has could not be mirrored. */
+static bool other_db_is_there(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	uint32_t word = cmd->keys >= KEYS_COPY ? command_other_db(cmd, argc, w->argv) : 0;
+	int64_t db;
+
+	if (!word || !resp_string_to_int(w->argv[word].p, w->argv[word].n, &db) || db < (int64_t)worker_databases(w))
+		return true;
+	const struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
+	if (!t || db >= (int64_t)t->databases)
+		return true; /* its own error */
+	client_error(w, c, "%s", no_such_db);
+	return false;
+}
+
 static void refuse(struct worker *w, struct client *c, const struct command *cmd)
 {
 	client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, cmd->why ? cmd->why : "refused by the command table");
+}
+
+/* The sides may have fewer databases than when it was selected. */
+static bool db_is_there(struct worker *w, struct client *c)
+{
+	if (!c->db || c->db < worker_databases(w))
+		return true;
+	client_error(w, c, "%s", no_such_db);
+	return false;
 }
 
 /* A body is remembered before the command is served: the next one may call it. */
@@ -221,13 +246,14 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		refuse(w, c, cmd);
 		return;
 	case POLICY_FANOUT:
-		fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
+		if (db_is_there(w, c))
+			fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
 		return;
 	case POLICY_FORWARD:
 	case POLICY_SPLIT:
 		if (asks_to_block(w, cmd, argc))
 			client_error(w, c, "ERR crossfade: the BLOCK option is not available yet");
-		else
+		else if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
 			route(w, c, p, cmd, argc, block, bytes);
 		return;
 	}

@@ -324,7 +324,7 @@ static bool script_loaded(struct engine *e, struct req *r, const struct reply *r
 	if (!load)
 		return false;
 	r->loaded = true;
-	e->io.send(e->io.ctx, slot_authority(e, r->slot), r->slot, NODE_NONE, load, sdslen(load), NULL, 1, on_script_loaded, NULL);
+	e->io.send(e->io.ctx, slot_authority(e, r->slot), r->db, r->slot, NODE_NONE, load, sdslen(load), NULL, 1, on_script_loaded, NULL);
 	sdsfree(load);
 	return resend(e, r, 0);
 }
@@ -361,7 +361,7 @@ void engine_transmit(struct engine *e, struct req *r)
 	e->slots[r->slot].reads += !r->write;
 	r->engine = e;
 	r->ask_node = NODE_NONE;
-	e->io.send(e->io.ctx, side, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
+	e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
 	if (r->mw)
 		mirror_transmitted(e, r, node);
 }

@@ -18,9 +18,9 @@ struct engine;
 
 struct engine_io {
 	void *ctx;
-	/* Sends bytes with `replies` commands on the data connection to the slot's node on that side, in the order of the calls; fn comes once per reply, never from
+	/* Sends bytes with `replies` commands for that database on the data connection to the slot's node on that side, in the order of the calls; fn comes once per reply, never from
 	 * inside the call. node: NODE_NONE, or the node to ask instead (ASK). holder NULL: the bytes are copied. */
-	void (*send)(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+	void (*send)(void *ctx, enum side side, uint16_t db, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
 	/* One command on each connected node of a side; returns how often fn comes. replicas_only: only nodes that have replicas, and behind a write of something
 	 * unimportant, of which fn is told, too: WAIT knows of its own connection's writes only. */
 	unsigned (*send_each)(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg);
@@ -34,7 +34,7 @@ struct engine_io {
 	bool (*has_expires)(void *ctx, enum side side);
 	void (*receiver)(void *ctx, enum side side, struct receiver *out);
 	bool (*is_cluster)(void *ctx, enum side side);
-	void (*repair)(void *ctx, struct slice key, uint16_t slot, uint8_t losses); /* ask the backfill worker for a copy */
+	void (*repair)(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses); /* ask the backfill worker for a copy */
 	void (*rescan)(void *ctx, uint16_t slot);
 	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
 	void (*held)(void *ctx, uint16_t slot, bool ok);
@@ -64,17 +64,17 @@ void engine_turn(struct engine *e);                         /* once per loop tur
 enum side engine_authority(const struct engine *e, uint16_t slot); /* any thread */
 const struct versions *engine_versions(const struct engine *e);
 
-/* Invalidation: somebody else changed the key, on the given side. */
-void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t slot);
+/* Invalidation: somebody else changed the key, on the given side. It names no database: the caller tells it of each one in use. */
+void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice key, uint16_t slot);
 /* Everything of these slots may differ (lost watch, failover); NULL: of all (a null invalidation, somebody's FLUSHALL). */
 void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const char *why);
 
 void engine_copy(struct engine *e, struct copy *c); /* takes it */
-void engine_mark(struct engine *e, struct slice key, uint16_t slot);
+void engine_mark(struct engine *e, uint16_t db, struct slice key, uint16_t slot);
 void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms);
 void engine_release(struct engine *e, uint16_t slot);
 /* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. */
-void engine_follow(struct engine *e, struct slice key);
+void engine_follow(struct engine *e, uint16_t db, struct slice key);
 void engine_changes(struct engine *e, uint16_t slot);
 void engine_slot_done(struct engine *e, uint16_t slot); /* SLOTS: all */
 void engine_slot_clean(struct engine *e, uint16_t slot);

@@ -13,11 +13,10 @@
 #define BACKOFF_MIN_US 20000
 #define BACKOFF_MAX_US 5000000
 
-bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t slot)
+bool key_is_synced(const struct engine *e, keyhash h, uint16_t slot)
 {
 	uint8_t flags = e->slots[slot].flags;
 
-	(void)key;
 	return (flags & SLOT_SYNCED && !(flags & SLOT_DIRTY)) || known_has(&e->known, h);
 }
 
@@ -30,9 +29,9 @@ void key_is_whole(struct engine *e, keyhash h, uint16_t slot)
 		known_add(&e->known, h);
 }
 
-struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h)
+struct dirty_key *key_dirty(const struct engine *e, keyhash h)
 {
-	return dirty_find(&e->dirty, key, h);
+	return dirty_find(&e->dirty, h);
 }
 
 /* May something be queued for the follower now? Else it becomes dirty: memory stays bounded (invariant 6). */
@@ -157,9 +156,9 @@ void engine_slot_done(struct engine *e, uint16_t slot)
 }
 
 /* A dirty key is not quiet: verify waits until it is copied. NULL: the table is full. */
-static struct dirty_key *remember_dirty(struct engine *e, struct slice key, keyhash h, uint16_t slot)
+static struct dirty_key *remember_dirty(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot)
 {
-	struct dirty_key *k = dirty_add(&e->dirty, key, h, slot);
+	struct dirty_key *k = dirty_add(&e->dirty, db, key, h, slot);
 
 	if (!k)
 		return NULL;
@@ -169,7 +168,7 @@ static struct dirty_key *remember_dirty(struct engine *e, struct slice key, keyh
 	return k;
 }
 
-static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint);
+static void mark(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint);
 
 /* What was lately computed from a key that turns out to differ may differ, too (race 12). */
 static void mark_derived(struct engine *e, keyhash h, bool hint)
@@ -178,14 +177,14 @@ static void mark_derived(struct engine *e, keyhash h, bool hint)
 
 	while (e->derived.used && derived_take(&e->derived, h, &c)) {
 		for (unsigned i = 0; i < c.n; i++)
-			if (c.keys[i].key && (c.keys[i].hash.low64 != h.low64 || c.keys[i].hash.high64 != h.high64))
-				mark(e, slice(c.keys[i].key, sdslen(c.keys[i].key)), c.keys[i].hash, c.keys[i].slot, "it was computed from a key that differs", hint);
+			if (c.keys[i].key && !keyhash_eq(c.keys[i].hash, h))
+				mark(e, c.keys[i].db, slice(c.keys[i].key, sdslen(c.keys[i].key)), c.keys[i].hash, c.keys[i].slot, "it was computed from a key that differs", hint);
 		derived_command_release(&c);
 	}
 }
 
 /* The follower's copy of this key may differ from now on. hint: a server said so, and not something of our own. */
-static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint)
+static void mark(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why, bool hint)
 {
 	struct dirty_key *k;
 
@@ -194,8 +193,8 @@ static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, c
 	known_remove(&e->known, h);
 	if (why)
 		log_limited(LOG_VERBOSE, "slot %u: a key is copied again: %s", slot, why);
-	k = dirty_find(&e->dirty, key, h);
-	if (!k && (k = remember_dirty(e, key, h, slot)))
+	k = dirty_find(&e->dirty, h);
+	if (!k && (k = remember_dirty(e, db, key, h, slot)))
 		k->hint = true;
 	if (!fault("race-4-version"))
 		version_mark(&e->versions, stripe_of(h.low64)); /* race 4 */
@@ -209,19 +208,19 @@ static void mark(struct engine *e, struct slice key, keyhash h, uint16_t slot, c
 	mark_derived(e, h, hint);
 }
 
-void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why)
+void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why)
 {
-	mark(e, key, h, slot, why, false);
+	mark(e, db, key, h, slot, why, false);
 }
 
-void engine_mark(struct engine *e, struct slice key, uint16_t slot)
+void engine_mark(struct engine *e, uint16_t db, struct slice key, uint16_t slot)
 {
-	mark_key(e, key, keyhash_of(key), slot, NULL);
+	mark_key(e, db, key, keyhash_of(db, key), slot, NULL);
 }
 
-void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t slot)
+void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice key, uint16_t slot)
 {
-	keyhash h = keyhash_of(key);
+	keyhash h = keyhash_of(db, key);
 
 	if (!e->mirroring)
 		return;
@@ -229,9 +228,9 @@ void engine_foreign(struct engine *e, enum side side, struct slice key, uint16_t
 		changes_unknown(&e->changes);
 	stat_add(&e->stats->foreign, 1);
 	/* A key of which our own script or copy is under way is reported, too: only a key that was at rest has a writer of its own. */
-	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, key, h))
+	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, h))
 		known_add(&e->foreign, h);
-	mark(e, key, h, slot, NULL, true);
+	mark(e, db, key, h, slot, NULL, true);
 }
 
 static void forget_dirty(struct engine *e, struct dirty_key *k)
@@ -239,14 +238,14 @@ static void forget_dirty(struct engine *e, struct dirty_key *k)
 	assert(e->slots[k->slot].dirty > 0);
 	fence_settled(e, k);
 	e->slots[k->slot].dirty--;
-	version_unpend(&e->versions, stripe_of(keyhash_of(slice(k->key, k->len)).low64));
+	version_unpend(&e->versions, stripe_of(k->hash.low64));
 	dirty_remove(&e->dirty, k);
 }
 
 void dirty_clear(struct engine *e)
 {
 	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
-		version_unpend(&e->versions, stripe_of(keyhash_of(slice(k->key, k->len)).low64));
+		version_unpend(&e->versions, stripe_of(k->hash.low64));
 	dirty_release(&e->dirty);
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].dirty = 0;
@@ -273,7 +272,7 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 	if (k->applying)
 		return;
 	if (ok && (k->marks == k->applied || fault("race-4-clear"))) {
-		key_is_whole(e, keyhash_of(slice(k->key, k->len)), k->slot);
+		key_is_whole(e, k->hash, k->slot);
 		forget_dirty(e, k);
 		return;
 	}
@@ -317,11 +316,16 @@ void dirty_pump(struct engine *e)
 			continue;
 		dirty_set_state(&e->dirty, k, DIRTY_COPYING, 0);
 		e->repairs++;
-		e->io.repair(e->io.ctx, slice(k->key, k->len), k->slot, k->losses);
+		e->io.repair(e->io.ctx, k->db, slice(k->key, k->len), k->slot, k->losses);
 	}
 }
 
 /* --- copies --- */
+
+static keyhash hash_of(const struct copy *c)
+{
+	return keyhash_of(c->db, slice(c->key, c->key_len));
+}
 
 static void cw_free(struct cwrite *w)
 {
@@ -348,7 +352,7 @@ static void remove_temporary(struct engine *e, const struct copy *c)
 		return;
 	key = large_tmp_key(c->slot, c->tmp);
 	s = resp_cat_words(sdsempty(), "UNLINK", key, NULL);
-	e->io.send(e->io.ctx, follower, c->slot, NODE_NONE, s, sdslen(s), NULL, 1, on_temporary_gone, e);
+	e->io.send(e->io.ctx, follower, c->db, c->slot, NODE_NONE, s, sdslen(s), NULL, 1, on_temporary_gone, e);
 	sdsfree(s);
 	sdsfree(key);
 }
@@ -361,13 +365,12 @@ static void on_undone(void *arg, const struct reply *r)
 
 static void undo(struct engine *e, const struct copy *c)
 {
-	e->io.send(e->io.ctx, SIDE_OTHER(c->from), c->slot, NODE_NONE, c->undo, sdslen(c->undo), NULL, 1, on_undone, NULL);
+	e->io.send(e->io.ctx, SIDE_OTHER(c->from), c->db, c->slot, NODE_NONE, c->undo, sdslen(c->undo), NULL, 1, on_undone, NULL);
 }
 
 /* A repair's account is the dirty key's, a scan copy goes back to the backfill worker. */
 static void copy_end(struct engine *e, struct copy *c, enum copy_result result, const char *why)
 {
-	struct slice key = slice(c->key, c->key_len);
 	struct dirty_key *k;
 
 	c->result = result;
@@ -383,7 +386,7 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 		undo(e, c);
 	if (e->repairs)
 		e->repairs--;
-	k = dirty_find(&e->dirty, key, keyhash_of(key));
+	k = dirty_find(&e->dirty, hash_of(c));
 	if (k && (k->state == DIRTY_COPYING || k->state == DIRTY_READING)) {
 		if (result == COPY_STALE || result == COPY_TOO_BIG) {
 			if (k->losses < UINT8_MAX)
@@ -415,7 +418,7 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	struct engine *e = w->engine;
 	struct copy *c = w->copy;
 	struct slice key = slice(c->key, c->key_len);
-	keyhash h = keyhash_of(key);
+	keyhash h = hash_of(c);
 
 	w->replies_left--;
 	if (fault("skip-if-exists") && r->p && memmem(r->p, r->n, "BUSYKEY", 7)) {
@@ -436,9 +439,9 @@ static void on_copy_reply(void *arg, const struct reply *r)
 		return;
 	follower_acked(e, c->slot, w->queued);
 	version_unpend(&e->versions, stripe_of(h.low64));
-	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+	struct dirty_key *k = dirty_find(&e->dirty, h);
 	if (w->failed)
-		mark_key(e, key, h, c->slot, w->why);
+		mark_key(e, c->db, key, h, c->slot, w->why);
 	else if (!k && w->slot_marks == e->slots[c->slot].marks)
 		key_is_whole(e, h, c->slot);
 	if (k)
@@ -451,9 +454,8 @@ static void on_copy_reply(void *arg, const struct reply *r)
 static void apply(struct engine *e, struct cwrite *w)
 {
 	struct copy *c = w->copy;
-	struct slice key = slice(c->key, c->key_len);
-	keyhash h = keyhash_of(key);
-	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+	keyhash h = hash_of(c);
+	struct dirty_key *k = dirty_find(&e->dirty, h);
 
 	w->follower = slot_follower(e, c->slot);
 	w->replies_left = c->ncommands;
@@ -467,7 +469,7 @@ static void apply(struct engine *e, struct cwrite *w)
 		k->applied = w->marks; /* a push between two of its replies (race 4) */
 	follower_queued(e, c->slot, w->queued);
 	version_pend(&e->versions, stripe_of(h.low64));
-	e->io.send(e->io.ctx, w->follower, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_copy_reply, w);
+	e->io.send(e->io.ctx, w->follower, c->db, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_copy_reply, w);
 	sdsfree(c->block);
 	c->block = NULL;
 }
@@ -485,7 +487,7 @@ static void read_inband(struct engine *e, struct cwrite *w)
 	w->read = calloc(w->nreads, sizeof *w->read);
 	e->slots[c->slot].inflight++;
 	e->slots[c->slot].own++;
-	e->io.send(e->io.ctx, slot_authority(e, c->slot), c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_inband_reply, w);
+	e->io.send(e->io.ctx, slot_authority(e, c->slot), c->db, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_inband_reply, w);
 	sdsfree(c->block);
 	c->block = NULL;
 }
@@ -493,8 +495,7 @@ static void read_inband(struct engine *e, struct cwrite *w)
 static void inband_failed(struct engine *e, struct cwrite *w, enum copy_result result, const char *why)
 {
 	struct copy *c = w->copy;
-	struct slice key = slice(c->key, c->key_len);
-	struct dirty_key *k = dirty_find(&e->dirty, key, keyhash_of(key));
+	struct dirty_key *k = dirty_find(&e->dirty, hash_of(c));
 
 	if (!c->repair && k && k->state == DIRTY_READING)
 		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
@@ -554,8 +555,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 	uint16_t slot = c->slot;
 
 	if (w->reads == 0) {
-		struct slice key = slice(c->key, c->key_len);
-		struct dirty_key *k = dirty_find(&e->dirty, key, keyhash_of(key));
+		struct dirty_key *k = dirty_find(&e->dirty, hash_of(c));
 		w->marks = k ? k->marks : 0;
 	}
 	if (r->p && !w->too_big) {
@@ -586,9 +586,9 @@ static void on_inband_reply(void *arg, const struct reply *r)
 static bool begin_inband(struct engine *e, struct copy *c, keyhash h)
 {
 	struct slice key = slice(c->key, c->key_len);
-	struct dirty_key *k = dirty_find(&e->dirty, key, h);
+	struct dirty_key *k = dirty_find(&e->dirty, h);
 
-	if (!k && (k = remember_dirty(e, key, h, c->slot))) {
+	if (!k && (k = remember_dirty(e, c->db, key, h, c->slot))) {
 		k->marks++;
 		known_remove(&e->known, h);
 	}
@@ -600,7 +600,7 @@ static bool begin_inband(struct engine *e, struct copy *c, keyhash h)
 
 static void equal(struct engine *e, struct copy *c, keyhash h)
 {
-	struct dirty_key *k = dirty_find(&e->dirty, slice(c->key, c->key_len), h);
+	struct dirty_key *k = dirty_find(&e->dirty, h);
 
 	if (k && !k->applying) /* the token holds, so no mark came since it was read */
 		forget_dirty(e, k);
@@ -618,7 +618,7 @@ static bool may_copy(struct engine *e, const struct copy *c)
 
 void engine_copy(struct engine *e, struct copy *c)
 {
-	keyhash h = keyhash_of(slice(c->key, c->key_len));
+	keyhash h = hash_of(c);
 	struct slot_state *s = &e->slots[c->slot];
 
 	assert(s->flags & SLOT_MINE);
@@ -652,10 +652,10 @@ void engine_copy(struct engine *e, struct copy *c)
 
 /* --- a large key that is written to while it is copied --- */
 
-void engine_follow(struct engine *e, struct slice key)
+void engine_follow(struct engine *e, uint16_t db, struct slice key)
 {
 	if (key.n)
-		changes_begin(&e->changes, keyhash_of(key));
+		changes_begin(&e->changes, keyhash_of(db, key));
 	else
 		changes_end(&e->changes);
 }

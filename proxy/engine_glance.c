@@ -16,7 +16,7 @@
 struct glanced {
 	struct engine *engine;
 	keyhash hash;
-	uint16_t slot;
+	uint16_t slot, db;
 	uint64_t bytes;  /* of the UNLINK at the follower */
 	enum side follower;
 	size_t len;
@@ -33,14 +33,14 @@ static void on_unlinked(void *arg, const struct reply *r)
 	struct glanced *g = arg;
 	struct engine *e = g->engine;
 	bool ok = r->p && !engine_reply_is_error(r);
-	struct dirty_key *k = dirty_find(&e->dirty, key_of(g), g->hash);
+	struct dirty_key *k = dirty_find(&e->dirty, g->hash);
 
 	if (r->p && !ok)
 		engine_follower_refused(e, g->follower, r);
 	version_unpend(&e->versions, stripe_of(g->hash.low64));
 	follower_acked(e, g->slot, g->bytes);
 	if (!ok)
-		mark_key(e, key_of(g), g->hash, g->slot, "the follower did not remove it");
+		mark_key(e, g->db, key_of(g), g->hash, g->slot, "the follower did not remove it");
 	if (k)
 		dirty_applied(e, k, ok);
 	free(g);
@@ -58,7 +58,7 @@ static void unlink_it(struct engine *e, struct glanced *g, struct dirty_key *k)
 	dirty_applying(e, k);
 	follower_queued(e, g->slot, g->bytes);
 	version_pend(&e->versions, stripe_of(g->hash.low64));
-	e->io.send(e->io.ctx, g->follower, g->slot, NODE_NONE, s, sdslen(s), NULL, 1, on_unlinked, g);
+	e->io.send(e->io.ctx, g->follower, g->db, g->slot, NODE_NONE, s, sdslen(s), NULL, 1, on_unlinked, g);
 	sdsfree(s);
 }
 
@@ -72,7 +72,7 @@ static void on_glance(void *arg, const struct reply *r)
 	struct glanced *g = arg;
 	struct engine *e = g->engine;
 	struct slot_state *s = &e->slots[g->slot];
-	struct dirty_key *k = dirty_find(&e->dirty, key_of(g), g->hash);
+	struct dirty_key *k = dirty_find(&e->dirty, g->hash);
 	uint16_t slot = g->slot;
 
 	assert(s->inflight > 0 && s->own > 0 && e->glances > 0);
@@ -113,13 +113,14 @@ bool glance(struct engine *e, struct dirty_key *k)
 	g->slot = k->slot;
 	g->len = k->len;
 	memcpy(g->key, k->key, k->len);
-	g->hash = keyhash_of(key_of(g));
+	g->db = k->db;
+	g->hash = k->hash;
 	dirty_set_state(&e->dirty, k, DIRTY_READING, 0);
 	s->inflight++;
 	s->own++;
 	e->glances++;
 	sds bytes = resp_cat_request(sdsempty(), 2, words);
-	e->io.send(e->io.ctx, slot_authority(e, k->slot), k->slot, NODE_NONE, bytes, sdslen(bytes), NULL, 1, on_glance, g);
+	e->io.send(e->io.ctx, slot_authority(e, k->slot), k->db, k->slot, NODE_NONE, bytes, sdslen(bytes), NULL, 1, on_glance, g);
 	sdsfree(bytes);
 	return true;
 }

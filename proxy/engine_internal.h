@@ -65,7 +65,7 @@ struct slot_state {
 struct wkey {
 	struct slice key; /* in the request's bytes */
 	keyhash hash;
-	uint16_t slot;
+	uint16_t slot, db;
 	bool writes;
 	bool applies; /* counted in its dirty key's `applying` */
 };
@@ -83,7 +83,7 @@ struct mwrite {
 	struct wkey inline_keys[ENGINE_KEYS_INLINE];
 	struct wkey *keys;
 	uint32_t nkeys;
-	uint16_t slot;
+	uint16_t slot, db;
 	uint32_t traits;
 	struct effect effect;
 	uint64_t digest;         /* of the authority's reply */
@@ -220,10 +220,10 @@ void mirror_release_pool(struct engine *e);
 bool engine_reply_is_error(const struct reply *r);
 
 /* engine_dirty.c */
-void mark_key(struct engine *e, struct slice key, keyhash h, uint16_t slot, const char *why);
-bool key_is_synced(const struct engine *e, struct slice key, keyhash h, uint16_t slot);
+void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why);
+bool key_is_synced(const struct engine *e, keyhash h, uint16_t slot);
 void key_is_whole(struct engine *e, keyhash h, uint16_t slot);
-struct dirty_key *key_dirty(const struct engine *e, struct slice key, keyhash h);
+struct dirty_key *key_dirty(const struct engine *e, keyhash h);
 void dirty_applying(struct engine *e, struct dirty_key *k);
 void dirty_applied(struct engine *e, struct dirty_key *k, bool ok);
 void dirty_pump(struct engine *e);

@@ -9,6 +9,7 @@
 #include "backfill/fault.h"
 #include "proxy/log.h"
 #include "resp/convert.h"
+#include "resp/digits.h"
 #include "resp/write.h"
 
 static struct mwrite *mw_new(struct engine *e)
@@ -49,6 +50,23 @@ void mirror_release_pool(struct engine *e)
 
 /* --- before the authority --- */
 
+/* MOVE, COPY … DB n: what is written is in another database. A number that is none gets the server's error. */
+static void other_database(struct engine *e, struct mwrite *mw, uint32_t argc)
+{
+	uint32_t word = command_other_db(mw->cmd, argc, e->argv);
+	struct wkey *k = &mw->keys[1];
+	int64_t db;
+
+	_Static_assert(ENGINE_KEYS_INLINE >= 2, "MOVE has one key in two places");
+	if (!word || !mw->nkeys || !resp_string_to_int(e->argv[word].p, e->argv[word].n, &db) || db < 0 || db >= (int64_t)DBS_MAX)
+		return;
+	if (mw->nkeys == 1)
+		mw->keys[mw->nkeys++] = mw->keys[0];
+	k->db = (uint16_t)db;
+	k->hash = keyhash_of(k->db, k->key);
+	k->writes = true;
+}
+
 static void collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
 	int n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
@@ -66,9 +84,11 @@ static void collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 		abort();
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct slice key = e->argv[e->keys[i].index];
-		mw->keys[i] = (struct wkey){ .key = key, .hash = keyhash_of(key),
-			.slot = mw->nkeys == 1 ? mw->slot : slot_of(key), .writes = e->keys[i].flags & KEY_WRITES };
+		mw->keys[i] = (struct wkey){ .key = key, .hash = keyhash_of(mw->db, key),
+			.db = mw->db, .slot = mw->nkeys == 1 ? mw->slot : slot_of(key), .writes = e->keys[i].flags & KEY_WRITES };
 	}
+	if (mw->cmd->keys >= KEYS_COPY)
+		other_database(e, mw, argc);
 }
 
 /* The oldest server whose commands this side certainly knows. */
@@ -129,8 +149,10 @@ static uint8_t checks_needed(struct engine *e, const struct mwrite *mw)
 		return 0;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		const struct wkey *k = &mw->keys[i];
-		const struct dirty_key *d = key_dirty(e, k->key, k->hash);
-		if (d ? d->state < DIRTY_READING : !key_is_synced(e, k->key, k->hash, k->slot))
+		const struct dirty_key *d = key_dirty(e, k->hash);
+		if (k->db != mw->db) /* the checks behind it look in its own */
+			return 0;
+		if (d ? d->state < DIRTY_READING : !key_is_synced(e, k->hash, k->slot))
 			return 0;
 	}
 	return (uint8_t)mw->nkeys;
@@ -144,6 +166,7 @@ void mirror_prepare(struct engine *e, struct req *r)
 	mw->req = r;
 	mw->cmd = r->cmd;
 	mw->slot = r->slot;
+	mw->db = r->db;
 	mw->block = block_ref(r->block);
 	mw->bytes = r->bytes;
 	mw->len = r->len;
@@ -179,7 +202,7 @@ static void on_tail(void *arg, const struct reply *reply);
 
 static void tail_send(struct engine *e, struct mwrite *mw, uint16_t node, sds s, unsigned n)
 {
-	e->io.send(e->io.ctx, slot_authority(e, mw->slot), mw->slot, node, s, sdslen(s), NULL, n, on_tail, mw);
+	e->io.send(e->io.ctx, slot_authority(e, mw->slot), mw->db, mw->slot, node, s, sdslen(s), NULL, n, on_tail, mw);
 }
 
 /* Behind a write that was sent to a node that has to be asked: an ASKING is good for one command, so each goes by itself. */
@@ -251,7 +274,7 @@ static void mark_written(struct engine *e, struct mwrite *mw, const char *why)
 {
 	for (uint32_t i = 0; i < mw->nkeys; i++)
 		if (mw->keys[i].writes)
-			mark_key(e, mw->keys[i].key, mw->keys[i].hash, mw->keys[i].slot, why);
+			mark_key(e, mw->keys[i].db, mw->keys[i].key, mw->keys[i].hash, mw->keys[i].slot, why);
 }
 
 void mirror_unknown(struct engine *e, struct req *r, const char *why)
@@ -344,9 +367,9 @@ static void acknowledged(struct engine *e, struct mwrite *mw)
 		if (!k->writes)
 			continue;
 		version_unpend(&e->versions, stripe_of(k->hash.low64));
-		struct dirty_key *d = k->applies ? key_dirty(e, k->key, k->hash) : NULL;
+		struct dirty_key *d = k->applies ? key_dirty(e, k->hash) : NULL;
 		if (mw->failed)
-			mark_key(e, k->key, k->hash, k->slot, mw->why);
+			mark_key(e, k->db, k->key, k->hash, k->slot, mw->why);
 		if (d)
 			dirty_applied(e, d, !mw->failed);
 	}
@@ -413,10 +436,10 @@ static void effect_send(struct engine *e, struct mwrite *mw)
 		if (mw->keys[i].writes)
 			version_pend(&e->versions, stripe_of(mw->keys[i].hash.low64));
 	stat_add(&e->stats->effects, 1);
-	e->io.send(e->io.ctx, mw->follower, mw->slot, NODE_NONE, bytes, len, same ? mw->block : NULL, mw->replies_left, on_effect_reply, mw);
+	e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, bytes, len, same ? mw->block : NULL, mw->replies_left, on_effect_reply, mw);
 	if (mw->checks) {
 		sds s = cat_checks(sdsempty(), mw);
-		e->io.send(e->io.ctx, mw->follower, mw->slot, NODE_NONE, s, sdslen(s), NULL, mw->checks, on_follower_check, mw);
+		e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, s, sdslen(s), NULL, mw->checks, on_follower_check, mw);
 		sdsfree(s);
 	}
 }
@@ -432,7 +455,7 @@ static bool is_applying(const struct dirty_key *d)
 /* One written key: may the effect be sent, is it already held by a copy to come, or must the key be copied? */
 static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const struct wkey *k)
 {
-	const struct dirty_key *d = key_dirty(e, k->key, k->hash);
+	const struct dirty_key *d = key_dirty(e, k->hash);
 
 	if (known_has(&e->foreign, k->hash))
 		return SNAPSHOT;
@@ -440,14 +463,13 @@ static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const s
 		return SEND;
 	if (d)
 		return is_applying(d) ? SEND : DROP;
-	return !(mw->traits & CMD_BUILDS) || key_is_synced(e, k->key, k->hash, k->slot) ? SEND : SNAPSHOT;
+	return !(mw->traits & CMD_BUILDS) || key_is_synced(e, k->hash, k->slot) ? SEND : SNAPSHOT;
 }
 
 static bool inputs_synced(struct engine *e, const struct mwrite *mw)
 {
 	for (uint32_t i = 0; i < mw->nkeys; i++)
-		if (key_dirty(e, mw->keys[i].key, mw->keys[i].hash) ||
-		    !key_is_synced(e, mw->keys[i].key, mw->keys[i].hash, mw->keys[i].slot))
+		if (key_dirty(e, mw->keys[i].hash) || !key_is_synced(e, mw->keys[i].hash, mw->keys[i].slot))
 			return false;
 	return true;
 }
@@ -497,9 +519,9 @@ static void before_send(struct engine *e, struct mwrite *mw)
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)
 			continue;
-		struct dirty_key *d = key_dirty(e, k->key, k->hash);
+		struct dirty_key *d = key_dirty(e, k->hash);
 		/* behind a copy that is on its way the follower has the key; what sets the whole value may find anything */
-		bool there = d ? !mw->effect.whole && is_applying(d) : key_is_synced(e, k->key, k->hash, k->slot);
+		bool there = d ? !mw->effect.whole && is_applying(d) : key_is_synced(e, k->hash, k->slot);
 		if (!there)
 			mw->compare = false;
 		if (!mw->effect.whole)
@@ -540,7 +562,8 @@ static bool remember_derived(struct engine *e, const struct mwrite *mw)
 		return false;
 	for (c->n = 0; c->n < mw->nkeys; c->n++) {
 		const struct wkey *k = &mw->keys[c->n];
-		c->keys[c->n] = (struct derived_key){ .hash = k->hash, .key = k->writes ? sdsnewlen(k->key.p, k->key.n) : NULL, .slot = k->slot };
+		c->keys[c->n] = (struct derived_key){ .hash = k->hash, .key = k->writes ? sdsnewlen(k->key.p, k->key.n) : NULL,
+			.slot = k->slot, .db = k->db };
 	}
 	return true;
 }

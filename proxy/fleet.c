@@ -450,9 +450,9 @@ enum node_state fleet_node_state(const struct fleet *f, enum side side, const ch
 
 /* --- the backfill worker's host functions --- */
 
-uint64_t fleet_token(struct fleet *f, struct slice key, uint16_t slot, bool quiet)
+uint64_t fleet_token(struct fleet *f, uint16_t db, struct slice key, uint16_t slot, bool quiet)
 {
-	return version_token(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(keyhash_of(key).low64), quiet);
+	return version_token(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(keyhash_of(db, key).low64), quiet);
 }
 
 enum side fleet_authority(struct fleet *f, uint16_t slot)
@@ -483,39 +483,44 @@ bool fleet_offer(struct fleet *f, struct copy *c)
 
 struct about_slot {
 	struct worker *w;
-	uint16_t slot;
+	uint16_t slot, db;
 	unsigned max_ms;
 	size_t n;
 	char key[];
 };
 
-static void post_slot(struct fleet *f, mail_fn *fn, unsigned worker, uint16_t slot, unsigned max_ms, struct slice key)
+static void post_key(struct fleet *f, mail_fn *fn, unsigned worker, uint16_t db, struct slice key, uint16_t slot, unsigned max_ms)
 {
 	struct about_slot *a = malloc(sizeof *a + key.n);
 
 	if (!a)
 		abort();
-	*a = (struct about_slot){ .w = &f->workers[worker], .slot = slot, .max_ms = max_ms, .n = key.n };
+	*a = (struct about_slot){ .w = &f->workers[worker], .slot = slot, .db = db, .max_ms = max_ms, .n = key.n };
 	if (key.n)
 		memcpy(a->key, key.p, key.n);
 	mailbox_post(f->mail, worker, THREAD_BACKFILL(f->nworkers), fn, a);
+}
+
+static void post_slot(struct fleet *f, mail_fn *fn, unsigned worker, uint16_t slot, unsigned max_ms)
+{
+	post_key(f, fn, worker, 0, slice(NULL, 0), slot, max_ms);
 }
 
 static void do_mark(void *arg)
 {
 	struct about_slot *a = arg;
 
-	engine_mark(a->w->engine, slice(a->key, a->n), a->slot);
+	engine_mark(a->w->engine, a->db, slice(a->key, a->n), a->slot);
 	free(a);
 }
 
-bool fleet_mark(struct fleet *f, struct slice key, uint16_t slot)
+bool fleet_mark(struct fleet *f, uint16_t db, struct slice key, uint16_t slot)
 {
 	unsigned to = f->owner[slot];
 
 	if (mailbox_backlog(f->mail, to, THREAD_BACKFILL(f->nworkers)) >= OFFERS_MAX)
 		return false;
-	post_slot(f, do_mark, to, slot, 0, key);
+	post_key(f, do_mark, to, db, key, slot, 0);
 	return true;
 }
 
@@ -529,7 +534,7 @@ static void do_hold(void *arg)
 
 void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms)
 {
-	post_slot(f, do_hold, f->owner[slot], slot, max_ms, slice(NULL, 0));
+	post_slot(f, do_hold, f->owner[slot], slot, max_ms);
 }
 
 static void do_release(void *arg)
@@ -542,20 +547,20 @@ static void do_release(void *arg)
 
 void fleet_release(struct fleet *f, uint16_t slot)
 {
-	post_slot(f, do_release, f->owner[slot], slot, 0, slice(NULL, 0));
+	post_slot(f, do_release, f->owner[slot], slot, 0);
 }
 
 static void do_follow(void *arg)
 {
 	struct about_slot *a = arg;
 
-	engine_follow(a->w->engine, slice(a->key, a->n));
+	engine_follow(a->w->engine, a->db, slice(a->key, a->n));
 	free(a);
 }
 
-void fleet_follow(struct fleet *f, struct slice key, uint16_t slot)
+void fleet_follow(struct fleet *f, uint16_t db, struct slice key, uint16_t slot)
 {
-	post_slot(f, do_follow, f->owner[slot], slot, 0, key);
+	post_key(f, do_follow, f->owner[slot], db, key, slot, 0);
 }
 
 static void do_changes(void *arg)
@@ -568,7 +573,7 @@ static void do_changes(void *arg)
 
 void fleet_changes(struct fleet *f, uint16_t slot)
 {
-	post_slot(f, do_changes, f->owner[slot], slot, 0, slice(NULL, 0));
+	post_slot(f, do_changes, f->owner[slot], slot, 0);
 }
 
 static void do_slot_done(void *arg)
@@ -591,7 +596,7 @@ static void to_owners(struct fleet *f, mail_fn *fn, uint16_t slot)
 {
 	for (unsigned i = 0; i < f->nworkers; i++)
 		if (slot == SLOTS || f->owner[slot] == i)
-			post_slot(f, fn, i, slot, 0, slice(NULL, 0));
+			post_slot(f, fn, i, slot, 0);
 }
 
 void fleet_slot_done(struct fleet *f, uint16_t slot)

@@ -104,20 +104,20 @@ void fleet_set_password(struct fleet *f, enum side side, const char *password);
 unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
 
 /* The backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */
-uint64_t fleet_token(struct fleet *f, struct slice key, uint16_t slot, bool quiet);
+uint64_t fleet_token(struct fleet *f, uint16_t db, struct slice key, uint16_t slot, bool quiet);
 enum side fleet_authority(struct fleet *f, uint16_t slot);
 bool fleet_offer(struct fleet *f, struct copy *c);
-bool fleet_mark(struct fleet *f, struct slice key, uint16_t slot);
+bool fleet_mark(struct fleet *f, uint16_t db, struct slice key, uint16_t slot);
 void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms);
 void fleet_release(struct fleet *f, uint16_t slot);
-void fleet_follow(struct fleet *f, struct slice key, uint16_t slot);
+void fleet_follow(struct fleet *f, uint16_t db, struct slice key, uint16_t slot);
 void fleet_changes(struct fleet *f, uint16_t slot);
 void fleet_slot_done(struct fleet *f, uint16_t slot);
 void fleet_slot_clean(struct fleet *f, uint16_t slot);
 double fleet_pressure(struct fleet *f);
 
 /* What owners tell the backfill worker (implemented in backfill_thread.c; called on worker threads, they post). */
-void backfill_thread_repair(struct backfill_thread *t, unsigned from, struct slice key, uint16_t slot, uint8_t losses);
+void backfill_thread_repair(struct backfill_thread *t, unsigned from, uint16_t db, struct slice key, uint16_t slot, uint8_t losses);
 void backfill_thread_copied(struct backfill_thread *t, unsigned from, struct copy *c);
 void backfill_thread_rescan_slot(struct backfill_thread *t, unsigned from, uint16_t slot);
 void backfill_thread_held(struct backfill_thread *t, unsigned from, uint16_t slot, bool ok);

@@ -205,7 +205,7 @@ static void echo(struct worker *w, struct client *c, const struct command *cmd, 
 	reply_bulk(w, c, w->argv[1]);
 }
 
-/* One database, whatever the source has: keys of others are not mirrored. */
+/* As many databases as both sides have: what cannot be mirrored is not begun. */
 static void select_db(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	struct identity id = local_identity(w);
@@ -213,16 +213,18 @@ static void select_db(struct worker *w, struct client *c, const struct command *
 
 	(void)cmd;
 	(void)argc;
-	if (!resp_string_to_int(w->argv[1].p, w->argv[1].n, &n))
+	if (!resp_string_to_int(w->argv[1].p, w->argv[1].n, &n)) {
 		client_error(w, c, "ERR value is not an integer or out of range");
-	else if (n < INT32_MIN || n > INT32_MAX)
+	} else if (n < INT32_MIN || n > INT32_MAX) {
 		client_error(w, c, "ERR value is out of range, value must between -2147483648 and 2147483647");
-	else if (n == 0)
+	} else if (n >= 0 && n < (int64_t)worker_databases(w)) {
+		c->db = (uint16_t)n;
 		reply_status(w, c, "OK");
-	else if (id.cluster && !(id.valkey && id.number >= 0x090000)) /* from 9.0 on a cluster may have databases */
+	} else if (id.cluster && !(id.valkey && id.number >= 0x090000)) { /* from 9.0 on a cluster may have databases */
 		client_error(w, c, "ERR SELECT is not allowed in cluster mode");
-	else
-		client_error(w, c, "ERR DB index is out of range");
+	} else {
+		client_error(w, c, "%s", no_such_db);
+	}
 }
 
 static void quit(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
@@ -239,6 +241,7 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 	(void)cmd;
 	(void)argc;
 	c->proto = 2;
+	c->db = 0;
 	set_text(&c->name, SLICE_LIT(""));
 	reply_status(w, c, "RESET");
 }
@@ -349,9 +352,9 @@ static void client_info(struct worker *w, struct client *c, const struct command
 	clock_gettime(CLOCK_REALTIME, &ts);
 	end_name(addr, sizeof addr, c->reader.fd, true);
 	end_name(laddr, sizeof laddr, c->reader.fd, false);
-	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1",
+	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=N db=%u sub=0 psub=0 ssub=0 multi=-1",
 			     (unsigned long long)c->id, addr, laddr, c->reader.fd, c->name ? c->name : "",
-			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000));
+			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000), c->db);
 	if (is_7_2)
 		s = sdscat(s, " watch=0");
 	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=default "

@@ -148,7 +148,7 @@ void ask_words(struct check_node *n, take_fn *take, unsigned number, unsigned ar
 	n->p->awaited++;
 	n->awaited++;
 	sds bytes = resp_cat_request(sdsempty(), (int)argc, argv);
-	bulk_send(n->bulk, bytes, sdslen(bytes), 1, on_reply, q);
+	bulk_send(n->bulk, BULK_ANY_DB, bytes, sdslen(bytes), 1, on_reply, q);
 	sdsfree(bytes);
 }
 
@@ -178,7 +178,6 @@ static void ask_node(struct check_node *n, bool first)
 	if (first) {
 		ask(n, take_engines, 0, "FUNCTION", "STATS", NULL);
 		ask(n, take_command_list, 0, "COMMAND", "LIST", NULL);
-		ask(n, take_databases, 0, "CONFIG", "GET", n->p->sides[n->side].topology->cluster ? "cluster-databases" : "databases", NULL);
 	}
 	rights_ask(n);
 }
@@ -236,7 +235,6 @@ static void side_open(struct preflight *p, enum side side)
 
 	s->configured = p->in.sides[side].configured;
 	s->facts = p->in.sides[side].facts;
-	s->databases = -1;
 	s->knows = calloc(command_count, 1);
 	s->calls = calloc(command_count, sizeof(*s->calls));
 	if (!s->configured || !p->in.sides[side].topology)

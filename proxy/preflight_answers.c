@@ -269,13 +269,3 @@ void take_cluster_info(struct check_node *n, unsigned number_, struct slice repl
 	(void)number_;
 	n->cluster_fails = text.p && !memmem(text.p, text.n, "cluster_state:ok", 16);
 }
-
-/* CONFIG GET; a managed service may forbid it. */
-void take_databases(struct check_node *n, unsigned number_, struct slice reply)
-{
-	struct slice value = text_of(map_value(reply, n->p->sides[n->side].topology->cluster ? "cluster-databases" : "databases"));
-
-	(void)number_;
-	if (value.p)
-		n->p->sides[n->side].databases = (int64_t)number(value);
-}

@@ -80,7 +80,6 @@ struct check_side {
 	uint8_t *knows;                /* …by command id */
 	uint64_t *calls;               /* commandstats, by command id */
 	struct names unknown_calls;    /* …of commands that are not in the table */
-	int64_t databases;             /* as configured, -1: not told */
 };
 
 struct preflight {
@@ -131,7 +130,6 @@ void take_libraries(struct check_node *n, unsigned number, struct slice reply);
 void take_engines(struct check_node *n, unsigned number, struct slice reply);
 void take_command_list(struct check_node *n, unsigned number, struct slice reply);
 void take_cluster_info(struct check_node *n, unsigned number, struct slice reply);
-void take_databases(struct check_node *n, unsigned number, struct slice reply);
 
 /* ---- the judges, and what they share */
 

@@ -9,14 +9,6 @@
 
 typedef unsigned long long ull;
 
-/* Databases beyond 0 are neither selected nor copied: MOVE's row tells when that has changed. */
-static bool carries_databases(void)
-{
-	const struct command *move = command_find(SLICE_LIT("move"));
-
-	return move && move->policy != POLICY_LATER && move->policy != POLICY_REFUSE;
-}
-
 static const char *megabytes(uint64_t n, char out[32])
 {
 	snprintf(out, 32, "%.1f MB", (double)n / 1048576);
@@ -233,7 +225,7 @@ static void judge_replicas(struct preflight *p)
 
 static void judge_databases(struct preflight *p)
 {
-	const struct check_side *s = &p->sides[SIDE_SOURCE], *t = &p->sides[SIDE_TARGET];
+	const struct check_side *s = &p->sides[SIDE_SOURCE];
 	uint64_t keys = 0, last = 0;
 
 	for (unsigned i = 0; i < s->nnodes; i++) {
@@ -244,16 +236,17 @@ static void judge_databases(struct preflight *p)
 		say(p, LEVEL_OK, "databases", NULL, "the source uses database 0 only");
 		return;
 	}
-	int64_t there = t->databases > 0 ? t->databases : t->topology && t->topology->cluster ? 1 : -1;
-	if (!carries_databases())
-		say(p, LEVEL_ERR, "databases", "move them into database 0 or copy them by other means: this version carries database 0 only",
-		    "the source has %llu key%s in databases 1 to %llu, which would not be copied", (ull)keys, PLURAL(keys), (ull)last);
-	else if (there >= 0 && (uint64_t)there <= last)
-		say(p, LEVEL_ERR, "databases", "raise databases (of a Valkey 9 cluster: cluster-databases) on the target and restart it, or take a standalone target",
-		    "the source has %llu key%s in databases 1 to %llu, and the target has %lld databases", (ull)keys, PLURAL(keys), (ull)last, (long long)there);
-	else
-		say(p, LEVEL_OK, "databases", NULL, "the source has %llu key%s in databases 1 to %llu, which the target has%s", (ull)keys, PLURAL(keys), (ull)last,
-		    there < 0 ? ", as far as it tells" : "");
+	for (unsigned i = 0; i < SIDES; i++) {
+		const struct topology *t = p->sides[i].topology;
+		if (!t || last < t->databases)
+			continue;
+		say(p, LEVEL_ERR, "databases", i == SIDE_SOURCE ? "allow its service account SELECT" :
+		    "raise databases (of a Valkey 9 cluster: cluster-databases) on the target and restart it, or take a standalone target",
+		    "the source has %llu key%s in databases 1 to %llu, and the %s lets us select %u database%s", (ull)keys, PLURAL(keys), (ull)last,
+		    side_name(i), t->databases, PLURAL(t->databases));
+		return;
+	}
+	say(p, LEVEL_OK, "databases", NULL, "the source has %llu key%s in databases 1 to %llu, which the target has", (ull)keys, PLURAL(keys), (ull)last);
 }
 
 static void judge_empty(struct preflight *p)

@@ -35,6 +35,7 @@ struct req {
 	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
 	uint32_t part;              /* index in the split */
 	uint16_t slot;
+	uint16_t db;                /* the client's when it sent this */
 	uint16_t home;
 	uint16_t ask_node;          /* owner's: send with ASKING to this node once; NODE_NONE */
 	uint8_t proto;              /* of the client when it sent this */

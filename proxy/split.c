@@ -27,6 +27,7 @@ static void part_add(struct worker *w, struct split *s, uint16_t slot, struct bl
 	r->split = s;
 	r->part = s->parts;
 	r->slot = slot;
+	r->db = s->whole->db;
 	r->block = block_ref(block);
 	r->bytes = bytes;
 	r->len = len;

@@ -84,6 +84,7 @@ static void fail_all(struct upstream *u)
 	u->fifo = NULL;
 	u->fifo_n = u->fifo_cap = u->fifo_head = 0;
 	u->queued = u->written = 0;
+	u->db = 0;
 	outq_clear(&u->out);
 	for (uint32_t i = 0; i < n; i++) {
 		struct await a = fifo[(head + i) & (cap - 1)];
@@ -234,9 +235,9 @@ void upstream_watch(struct upstream *u, bool on)
 		return; /* connecting: the greeting looks at `watch`, arrive() once more */
 	u->watching = on;
 	if (on)
-		upstream_send(u, start, sizeof start - 1, NULL, 1, on_watched, u);
+		upstream_send(u, UPSTREAM_ANY_DB, start, sizeof start - 1, NULL, 1, on_watched, u);
 	else
-		upstream_send(u, stop, sizeof stop - 1, NULL, 1, on_watched, u);
+		upstream_send(u, UPSTREAM_ANY_DB, stop, sizeof stop - 1, NULL, 1, on_watched, u);
 }
 
 /* --- greeting: HELLO, then who the server is, then the predecessor is made sure to be gone, then the watch --- */
@@ -507,8 +508,33 @@ void upstream_flush(struct upstream *u)
 		ev_io_start(u->owner->loop, &u->writer);
 }
 
-void upstream_send(struct upstream *u, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+static void on_selected(void *arg, const struct reply *r)
 {
+	struct upstream *u = arg;
+	char why[200];
+
+	if (!r->p || r->p[0] != '-')
+		return;
+	snprintf(why, sizeof why, "SELECT was refused: %.*s", (int)(r->n > 150 ? 150 : r->n - 3), r->p + 1);
+	upstream_give_up(u, why);
+}
+
+static void select_db(struct upstream *u, int db)
+{
+	char number[12];
+	sds s;
+
+	snprintf(number, sizeof number, "%d", db);
+	s = resp_cat_words(sdsempty(), "SELECT", number, NULL);
+	u->db = db;
+	upstream_send(u, db, s, sdslen(s), NULL, 1, on_selected, u);
+	sdsfree(s);
+}
+
+void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+{
+	if (db != u->db && db != UPSTREAM_ANY_DB)
+		select_db(u, db);
 	if (!u->fifo_n)
 		u->progress = now(u);
 	if (u->sample_at == 0) {

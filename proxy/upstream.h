@@ -61,6 +61,7 @@ struct upstream {
 	ev_timer timer;          /* connecting, greeting: its deadline; up: looks after progress */
 	struct outq out;
 	uint64_t queued, written;
+	int db;                  /* selected at the end of what was queued */
 	bool flushing;           /* in the owner's list */
 	struct upstream *flush_next;
 	struct await *fifo;      /* ring, capacity a power of two */
@@ -91,7 +92,9 @@ void upstream_free(struct upstream *u); /* answers what is awaited as lost */
 void upstream_set_addr(struct upstream *u, const struct sockaddr_storage *addr, socklen_t len);
 void upstream_open(struct upstream *u); /* connects if it is not and the back-off is over */
 void upstream_watch(struct upstream *u, bool on); /* wanted from the next connection on; an open one is told at once */
-void upstream_send(struct upstream *u, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+/* db: what the commands are about; a SELECT goes before them if another one was meant last. One that is refused gives the connection up. */
+#define UPSTREAM_ANY_DB (-1) /* they look at no database */
+void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
 void upstream_flush(struct upstream *u);
 void upstream_close(struct upstream *u);  /* not needed any more; opens again when it is sent something */
 void upstream_give_up(struct upstream *u, const char *why);

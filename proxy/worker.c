@@ -144,8 +144,10 @@ static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
 	for (int64_t i = 0; i < keys.n; i++) {
 		p += resp_item(p, end, &key);
 		uint16_t slot = slot_of(key.text);
-		if (w->fleet->owner[slot] == w->id && !is_temporary(key.text))
-			engine_foreign(w->engine, u->side, key.text, slot);
+		if (w->fleet->owner[slot] != w->id || is_temporary(key.text))
+			continue;
+		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */
+			engine_foreign(w->engine, u->side, (uint16_t)db, key.text, slot);
 	}
 }
 
@@ -162,7 +164,7 @@ static void load_scripts(struct worker *w, struct upstream *u)
 	sds all = scripts_load_all(w->fleet->scripts, &n);
 
 	if (all)
-		upstream_send(u, all, sdslen(all), NULL, n, on_script, NULL);
+		upstream_send(u, UPSTREAM_ANY_DB, all, sdslen(all), NULL, n, on_script, NULL);
 	sdsfree(all);
 }
 
@@ -261,6 +263,22 @@ void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node
 	w->route[side][slot] = node;
 }
 
+unsigned worker_databases(const struct worker *w)
+{
+	enum side authority = fleet_authority(w->fleet, 0);
+	const struct topology *a = w->topology[authority], *f = w->finished ? NULL : w->topology[SIDE_OTHER(authority)];
+	unsigned n = a ? a->databases : 1;
+
+	return f && f->databases < n ? f->databases : n;
+}
+
+/* What others wrote to a database before it was known to be in use was not looked for there. */
+static void databases_seen(struct worker *w, const struct topology *t)
+{
+	if (db_set_join(&w->used, &t->used) && w->topology[t->side] && engine_is_mirroring(w->engine) && w->fleet->config->mirror_tracking)
+		engine_slots_dirty(w->engine, NULL, "a database came into use");
+}
+
 void worker_topology(struct worker *w, struct topology *t)
 {
 	enum side side = t->side;
@@ -280,6 +298,7 @@ void worker_topology(struct worker *w, struct topology *t)
 		if (w->fleet->owner[slot] == w->id && fleet_authority(w->fleet, (uint16_t)slot) == side)
 			engine_route_changed(w->engine, (uint16_t)slot);
 	}
+	databases_seen(w, t);
 	topology_unref(w->topology[side]);
 	w->topology[side] = t;
 	if (engine_is_mirroring(w->engine))
@@ -291,7 +310,7 @@ void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size
 	struct topology *t = w->topology[side];
 
 	for (uint16_t i = 0; t && i < t->nnodes; i++) {
-		upstream_send(w->upstreams[worker_upstream(w, side, t->nodes[i].name)], p, n, NULL, 1, fn, arg);
+		upstream_send(w->upstreams[worker_upstream(w, side, t->nodes[i].name)], UPSTREAM_ANY_DB, p, n, NULL, 1, fn, arg);
 		++*count;
 	}
 }
@@ -349,6 +368,7 @@ void worker_mirror(struct worker *w, bool on)
 void worker_finish(struct worker *w, enum side authority)
 {
 	engine_finish(w->engine, authority);
+	w->finished = true;
 	w->mirror_wanted = false;
 	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], false);
@@ -457,6 +477,7 @@ static void make_engine(struct worker *w)
 	for (unsigned i = 0; i < SLOTS; i++)
 		mine[i] = w->fleet->owner[i] == w->id;
 	worker_engine_io(w, &io);
+	db_set_add(&w->used, 0);
 	w->engine = engine_new(&io, &o, s->authority, s->synced, mine, w->stats);
 }
 

@@ -35,6 +35,8 @@ struct worker {
 	uint16_t route[SIDES][SLOTS];
 	const char *password[SIDES];
 	ev_tstamp refresh_told[SIDES];
+	struct db_set used;          /* databases seen to hold keys, on either side */
+	bool finished;               /* the follower's side is not spoken to any more */
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
 	bool mirror_proving;
 	unsigned mirror_answers;
@@ -107,6 +109,8 @@ void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
 void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
 void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node); /* the slot's node from now on */
+/* How many databases clients may select: those that both sides have. */
+unsigned worker_databases(const struct worker *w);
 uint16_t worker_upstream(struct worker *w, enum side side, const char *name); /* index in upstreams; made if new */
 
 struct req *req_new(struct worker *w);

@@ -22,7 +22,7 @@ static void on_asking(void *arg, const struct reply *r)
 	(void)r; /* the answer of the command behind it tells */
 }
 
-static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies,
+static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies,
 		    reply_fn *fn, void *arg)
 {
 	static const char asking[] = "*1\r\n$6\r\nASKING\r\n";
@@ -30,8 +30,8 @@ static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, con
 	struct upstream *u = node == NODE_NONE ? node_of(w, side, slot) : w->upstreams[node];
 
 	if (node != NODE_NONE)
-		upstream_send(u, asking, sizeof asking - 1, NULL, 1, on_asking, NULL);
-	upstream_send(u, p, n, holder, replies, fn, arg);
+		upstream_send(u, db, asking, sizeof asking - 1, NULL, 1, on_asking, NULL);
+	upstream_send(u, db, p, n, holder, replies, fn, arg);
 }
 
 /* WAIT speaks of what its own connection has written: on one that is younger than the writes it would say yes at once. So each writes something first. */
@@ -59,11 +59,11 @@ static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, cons
 			continue;
 		sds first = replicas_only ? write_for_wait(w, side, i) : NULL;
 		if (first) {
-			upstream_send(u, first, sdslen(first), NULL, 1, fn, arg);
+			upstream_send(u, UPSTREAM_ANY_DB, first, sdslen(first), NULL, 1, fn, arg);
 			sdsfree(first);
 			sent++;
 		}
-		upstream_send(u, p, n, NULL, 1, fn, arg);
+		upstream_send(u, UPSTREAM_ANY_DB, p, n, NULL, 1, fn, arg);
 		sent++;
 	}
 	return sent;
@@ -170,11 +170,11 @@ static bool io_is_cluster(void *ctx, enum side side)
 	return w->topology[side] && w->topology[side]->cluster;
 }
 
-static void io_repair(void *ctx, struct slice key, uint16_t slot, uint8_t losses)
+static void io_repair(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
 {
 	struct worker *w = ctx;
 
-	backfill_thread_repair(w->fleet->start.backfill, w->id, key, slot, losses);
+	backfill_thread_repair(w->fleet->start.backfill, w->id, db, key, slot, losses);
 }
 
 static void io_rescan(void *ctx, uint16_t slot)

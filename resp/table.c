@@ -294,7 +294,7 @@ typedef bool keys_function(const struct command *c, int64_t argc, const struct s
 static keys_function *const keys_functions[] = {
 	[KEYS_SPECS] = keys_of_specs,         [KEYS_SCRIPT] = keys_of_script,       [KEYS_SET] = keys_of_set,
 	[KEYS_BITFIELD] = keys_of_bitfield,   [KEYS_SORT] = keys_of_sort,           [KEYS_GEORADIUS] = keys_of_georadius,
-	[KEYS_MIGRATE] = keys_of_migrate,
+	[KEYS_MIGRATE] = keys_of_migrate,     [KEYS_COPY] = keys_of_specs,          [KEYS_MOVE] = keys_of_specs,
 };
 
 int command_keys(const struct command *c, uint32_t argc, const struct slice *argv, struct key_ref *keys, int cap)
@@ -305,4 +305,16 @@ int command_keys(const struct command *c, uint32_t argc, const struct slice *arg
 	if (argc > INT32_MAX) /* the number of keys must fit an int */
 		return -1;
 	return keys_functions[c->keys](c, argc, argv, &out) ? out.n : -1;
+}
+
+uint32_t command_other_db(const struct command *c, uint32_t argc, const struct slice *argv)
+{
+	uint32_t db = 0;
+
+	if (c->keys == KEYS_MOVE)
+		return argc == 3 ? 2 : 0;
+	for (uint32_t i = 3; c->keys == KEYS_COPY && i < argc; i++) /* COPY source destination [DB n] [REPLACE]: the last one counts */
+		if (slice_is(argv[i], "db") && i + 1 < argc)
+			db = ++i;
+	return db;
 }

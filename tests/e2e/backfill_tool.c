@@ -114,6 +114,7 @@ static struct topology *discover(enum side side, const char *where)
 	t->product = valkey ? PRODUCT_VALKEY : PRODUCT_REDIS;
 	t->version = version_of(text);
 	t->generation = ++generation;
+	t->databases = cluster ? 1 : 16;
 	t->nnodes = 0;
 	if (!cluster) {
 		address_of(&t->nodes[0], host, port);
@@ -167,7 +168,7 @@ static void answer(struct copy *c, enum copy_result r)
 	if (r == COPY_APPLIED || c->kind == COPY_EQUAL)
 		repairs_left--;
 	else
-		backfill_repair(bf, slice(c->key, c->key_len), c->slot, (uint8_t)(c->losses + (r == COPY_STALE)));
+		backfill_repair(bf, c->db, slice(c->key, c->key_len), c->slot, (uint8_t)(c->losses + (r == COPY_STALE)));
 	copy_free(c);
 }
 
@@ -203,7 +204,7 @@ static void apply(struct copy *c)
 
 	j->c = c;
 	j->want = c->ncommands;
-	bulk_send(data_of(SIDE_OTHER(c->from), c->slot), c->block, sdslen(c->block), c->ncommands, on_applied, j);
+	bulk_send(data_of(SIDE_OTHER(c->from), c->slot), c->db, c->block, sdslen(c->block), c->ncommands, on_applied, j);
 }
 
 static void on_inband(void *arg, struct slice reply, const char *why)
@@ -288,7 +289,7 @@ static bool host_offer(void *ctx, struct copy *c)
 		struct job *j = calloc(1, sizeof(*j));
 		j->c = c;
 		j->want = c->ncommands;
-		bulk_send(data_of(c->from, c->slot), c->block, sdslen(c->block), c->ncommands, on_inband, j);
+		bulk_send(data_of(c->from, c->slot), c->db, c->block, sdslen(c->block), c->ncommands, on_inband, j);
 		return true;
 	}
 	if (c->losses < opt_stale) {
@@ -303,9 +304,9 @@ static bool host_offer(void *ctx, struct copy *c)
 
 /* ---- the rest of the host ---- */
 
-static uint64_t host_token(void *ctx, struct slice key, uint16_t slot, bool quiet)
+static uint64_t host_token(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet)
 {
-	(void)ctx, (void)key, (void)slot, (void)quiet;
+	(void)ctx, (void)db, (void)key, (void)slot, (void)quiet;
 	return chance(opt_busy) ? TOKEN_BUSY : 42;
 }
 
@@ -315,14 +316,14 @@ static enum side host_authority(void *ctx, uint16_t slot)
 	return authority_side;
 }
 
-static bool host_mark(void *ctx, struct slice key, uint16_t slot)
+static bool host_mark(void *ctx, uint16_t db, struct slice key, uint16_t slot)
 {
 	(void)ctx;
 	if (chance(opt_ring_full))
 		return false;
 	marks++;
 	repairs_left++;
-	backfill_repair(bf, key, slot, 0);
+	backfill_repair(bf, db, key, slot, 0);
 	return true;
 }
 
@@ -484,7 +485,7 @@ static uint64_t run_step(const char *step)
 	} else if (strncmp(step, "repair-key:", 11) == 0) {
 		finished = true;
 		repairs_left++;
-		backfill_repair(bf, slice(step + 11, strlen(step + 11)), slot_of(slice(step + 11, strlen(step + 11))), 0);
+		backfill_repair(bf, 0, slice(step + 11, strlen(step + 11)), slot_of(slice(step + 11, strlen(step + 11))), 0);
 	} else {
 		fprintf(stderr, "unknown step '%s'\n", step);
 		exit(64);

@@ -64,7 +64,7 @@ static struct answer *ask(struct bulk *b, sds request, unsigned replies)
 	a->want = replies;
 	if (replies > REPLIES_MAX)
 		exit(70);
-	bulk_send(b, request, sdslen(request), replies, answered, a);
+	bulk_send(b, 0, request, sdslen(request), replies, answered, a);
 	sdsfree(request);
 	while (a->have < a->want && !a->lost)
 		ev_run(loop, 0);
@@ -206,7 +206,7 @@ static void copy_large(struct slice key)
 
 	swaps = true;
 	struct large_wait w = { .done = false };
-	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), ++serial, now_ms, NULL };
+	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), 0, ++serial, now_ms, NULL };
 
 	large_start(&o, large_done, &w);
 	while (!w.done)

@@ -146,12 +146,8 @@ def test_quit(two):
             c.read(5)
 
 
-def test_select_of_other_databases(pair, two):
-    kind, is_cluster = pair[:2]
-    if is_cluster:
-        check_same(two, [("SELECT", "1"), ("SELECT", "15")])
-    else:
-        assert two[1].raw("SELECT", 1) == b"-ERR DB index is out of range\r\n"
+def test_select_of_other_databases(two):
+    check_same(two, [("SELECT", "1"), ("SELECT", "15"), ("SELECT", "16"), ("SELECT", "0")])
 
 
 def test_time(two):

@@ -141,7 +141,7 @@ bool copies_quiet(const struct world *w)
 
 static struct copy *copy_of(struct world *w, const struct item *i)
 {
-	struct copy *c = copy_new(key_name(w, i->key), slot_of_key(w, i->key));
+	struct copy *c = copy_new(0, key_name(w, i->key), slot_of_key(w, i->key));
 
 	c->repair = i->repair;
 	c->losses = i->losses;
@@ -236,7 +236,7 @@ static void offer(struct world *w, unsigned at)
 static void begin(struct world *w, unsigned at)
 {
 	struct item *i = &w->backfill.item[at];
-	keyhash h = keyhash_of(key_name(w, i->key));
+	keyhash h = keyhash_of(0, key_name(w, i->key));
 
 	i->from = authority_of(w, tag_of(i->key));
 	bulk_refresh(w, i->from, i->asked[i->from]);

@@ -55,7 +55,7 @@ void judge_hidden(struct world *w, int key)
 	const struct value *a = &node_with(&w->side[SIDE_SOURCE], key)->data[key], *b = &node_with(&w->side[SIDE_TARGET], key)->data[key];
 
 	if (w->hidden[key] && value_equal(a, b) &&
-	    version_token(engine_versions(w->engine), stripe_of(keyhash_of(key_name(w, key)).low64), true) != VERSION_BUSY)
+	    version_token(engine_versions(w->engine), stripe_of(keyhash_of(0, key_name(w, key)).low64), true) != VERSION_BUSY)
 		w->hidden[key] = false;
 }
 
@@ -64,7 +64,7 @@ static void counters_zero(struct world *w)
 	const struct versions *v = engine_versions(w->engine);
 
 	for (int key = 0; key < KEYS; key++) {
-		uint32_t stripe = stripe_of(keyhash_of(key_name(w, key)).low64);
+		uint32_t stripe = stripe_of(keyhash_of(0, key_name(w, key)).low64);
 		if (version_token(v, stripe, true) == VERSION_BUSY)
 			sim_fail(w, "%s is at rest, but its stripe is not: %u in flight, %u pending", w->key[key],
 				 (unsigned)(atomic_load(&v->at[stripe]) & VERSION_INFLIGHT_MASK), atomic_load(&v->pending[stripe]));

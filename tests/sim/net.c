@@ -66,7 +66,7 @@ void deliver_step(struct world *w, enum side side, struct server *n)
 		break;
 	case ANSWER_PUSH:
 		trace(w, "push of the %s: %s", side_name(side), w->key[a.key]);
-		engine_foreign(w->engine, side, key_name(w, a.key), slot_of_key(w, a.key));
+		engine_foreign(w->engine, side, 0, key_name(w, a.key), slot_of_key(w, a.key));
 		break;
 	case ANSWER_NULL_PUSH:
 		engine_slots_dirty(w->engine, NULL, "a FLUSHALL was seen");
@@ -286,12 +286,14 @@ void refresh_step(struct world *w, enum side side)
 
 /* --- the engine's seam --- */
 
-static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
 {
 	struct world *w = ctx;
 	struct server *to = node == NODE_NONE ? node_of(w, side, slot) : &w->side[side].node[node];
 	struct wire *x = queue_wire(w, to, p, n, replies, fn, arg);
 
+	assert(db == 0); /* the model has one */
+	(void)db;
 	x->asking = node != NODE_NONE;
 	x->client = holder && side == engine_authority(w->engine, slot);
 }
@@ -369,9 +371,9 @@ static bool io_is_cluster(void *ctx, enum side side)
 	return ((struct world *)ctx)->side[side].is_cluster;
 }
 
-static void io_repair(void *ctx, struct slice key, uint16_t slot, uint8_t losses)
+static void io_repair(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
 {
-	(void)slot;
+	(void)db, (void)slot;
 	copies_repair(ctx, key_index(ctx, key), losses);
 }
 

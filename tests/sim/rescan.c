@@ -52,7 +52,7 @@ static void key_done(struct walk *k)
 static void key_step(struct world *w, int tag, struct walk *k)
 {
 	int key = tag * KEYS_PER_TAG + k->key;
-	uint64_t token = version_token(engine_versions(w->engine), stripe_of(keyhash_of(key_name(w, key)).low64), true);
+	uint64_t token = version_token(engine_versions(w->engine), stripe_of(keyhash_of(0, key_name(w, key)).low64), true);
 	struct value other;
 
 	if (k->stage == 0) {
@@ -65,14 +65,14 @@ static void key_step(struct world *w, int tag, struct walk *k)
 	}
 	if (k->stage == 1 && bulk_read(w, SIDE_OTHER(k->from), key, &other) && token == k->token && k->from == authority_of(w, tag)) {
 		if (!value_equal(&k->view, &other))
-			engine_mark(w->engine, key_name(w, key), w->slot[tag]);
+			engine_mark(w->engine, 0, key_name(w, key), w->slot[tag]);
 		key_done(k);
 		return;
 	}
 	k->stage = 0;
 	if (++k->tries < LOOKS)
 		return;
-	engine_mark(w->engine, key_name(w, key), w->slot[tag]); /* one copy too many does no harm */
+	engine_mark(w->engine, 0, key_name(w, key), w->slot[tag]); /* one copy too many does no harm */
 	key_done(k);
 }
 

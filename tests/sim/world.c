@@ -281,7 +281,7 @@ static void housekeeping_step(struct world *w)
 	judge_hidden(w, (int)rnd(w, KEYS));
 	if (w->load && w->profile.marks && !late_hush(w) && (!w->profile.late || one_in(w, 4))) { /* a verify with repair */
 		int key = (int)rnd(w, KEYS);
-		engine_mark(w->engine, key_name(w, key), slot_of_key(w, key));
+		engine_mark(w->engine, 0, key_name(w, key), slot_of_key(w, key));
 	}
 	if (one_in(w, w->profile.young ? 60 : w->profile.laggy ? 40 : 3))
 		replicate_step(w, &w->side[s]);
@@ -363,7 +363,7 @@ static void stay_hot(struct world *w)
 {
 	if (!engine_is_mirroring(w->engine))
 		return;
-	engine_mark(w->engine, key_name(w, HOT_KEY), slot_of_key(w, HOT_KEY));
+	engine_mark(w->engine, 0, key_name(w, HOT_KEY), slot_of_key(w, HOT_KEY));
 	for (int i = 0; i < HOT_STEPS; i++) {
 		step(w, true);
 		if (i > 100 && clean(w) && !w->backfill.nitems)

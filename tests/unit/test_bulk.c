@@ -141,17 +141,17 @@ static void hear_and_free(void *arg, struct slice reply, const char *why)
 static void hear_and_send(void *arg, struct slice reply, const char *why)
 {
 	hear(arg, reply, why);
-	bulk_command(bulk, hear, "again", "PING", NULL);
+	bulk_command(bulk, 0, hear, "again", "PING", NULL);
 }
 
 static void in_order(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
-	bulk_send(bulk, "*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPING\r\n", 28, 2, hear, "b");
-	bulk_command(bulk, NULL, NULL, "SET", "x", "y", NULL);
-	bulk_command(bulk, hear, "c", "GET", "c", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
+	bulk_send(bulk, 0, "*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPING\r\n", 28, 2, hear, "b");
+	bulk_command(bulk, 0, NULL, NULL, "SET", "x", "y", NULL);
+	bulk_command(bulk, 0, hear, "c", "GET", "c", NULL);
 	assert_int_equal(bulk_awaited(bulk), 5);
 	assert_false(bulk_is_up(bulk));
 	assert_string_equal(heard, "");
@@ -181,7 +181,7 @@ static void auth_words(void **state)
 	options.password = "pw";
 	bulk = bulk_new(loop, &options);
 	server.greeting = "-WRONGPASS invalid username-password pair\r\n";
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
 	spin(0.05);
 	assert_non_null(strstr(server.got, "$4\r\nAUTH\r\n$7\r\ndefault\r\n$2\r\npw\r\n"));
 	assert_null(strstr(server.got, "GET"));
@@ -192,9 +192,9 @@ static void losses(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
-	bulk_send(bulk, "", 0, 3, hear, "b");
-	bulk_command(bulk, hear_and_send, "c", "GET", "c", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
+	bulk_send(bulk, 0, "", 0, 3, hear, "b");
+	bulk_command(bulk, 0, hear_and_send, "c", "GET", "c", NULL);
 	spin(0.05);
 	server_says("+1\r\n+2\r\n");
 	spin(0.02);
@@ -214,7 +214,7 @@ static void nonsense(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
 	spin(0.05);
 	server_says("what is this\r\n");
 	spin(0.02);
@@ -226,7 +226,7 @@ static void unasked(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
 	spin(0.05);
 	server_says("+1\r\n+2\r\n");
 	spin(0.02);
@@ -238,7 +238,7 @@ static void timeouts(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
 	spin(0.05);
 	/* Slow but steady is progress. */
 	const char *reply = "$5\r\nhello";
@@ -253,7 +253,7 @@ static void timeouts(void **state)
 	/* Nobody answers HELLO. */
 	heard[0] = '\0';
 	server.greeting = NULL;
-	bulk_command(bulk, hear, "b", "GET", "b", NULL);
+	bulk_command(bulk, 0, hear, "b", "GET", "b", NULL);
 	spin(1.2);
 	assert_string_equal(heard, "b:source test:1: no reply for 0.6 s;");
 }
@@ -264,7 +264,7 @@ static void cannot_connect(void **state)
 	ev_io_stop(loop, &server.accepting);
 	close(server.listener);
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "a", "GET", "a", NULL);
 	assert_string_equal(heard, "");
 	spin(0.05);
 	assert_string_equal(heard, "a:source test:1: cannot connect: Connection refused;");
@@ -272,8 +272,8 @@ static void cannot_connect(void **state)
 	options.addr_len = 0;
 	heard[0] = '\0';
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear_and_free, "a", "GET", "a", NULL);
-	bulk_command(bulk, hear, "b", "GET", "b", NULL);
+	bulk_command(bulk, 0, hear_and_free, "a", "GET", "a", NULL);
+	bulk_command(bulk, 0, hear, "b", "GET", "b", NULL);
 	spin(0.02);
 	assert_string_equal(heard, "a:source test:1: its name did not resolve;b:closed;");
 	server.listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -283,8 +283,8 @@ static void freed_from_inside(void **state)
 {
 	(void)state;
 	bulk = bulk_new(loop, &options);
-	bulk_send(bulk, "", 0, 2, hear_and_free, "a");
-	bulk_command(bulk, hear, "b", "GET", "b", NULL);
+	bulk_send(bulk, 0, "", 0, 2, hear_and_free, "a");
+	bulk_command(bulk, 0, hear, "b", "GET", "b", NULL);
 	spin(0.05);
 	server_says("+1\r\n+2\r\n+3\r\n");
 	spin(0.05);
@@ -293,7 +293,7 @@ static void freed_from_inside(void **state)
 	/* And from outside, with answers outstanding. */
 	heard[0] = '\0';
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, hear, "c", "GET", "c", NULL);
+	bulk_command(bulk, 0, hear, "c", "GET", "c", NULL);
 	bulk_free(bulk);
 	bulk = NULL;
 	assert_string_equal(heard, "c:closed;");
@@ -315,7 +315,7 @@ static void large_replies(void **state)
 	char *body = malloc(n);
 	memset(body, 'x', n);
 	bulk = bulk_new(loop, &options);
-	bulk_command(bulk, measure, NULL, "GET", "a", NULL);
+	bulk_command(bulk, 0, measure, NULL, "GET", "a", NULL);
 	spin(0.05);
 	size_t head = (size_t)snprintf(body, n, "$%zu\r\n", n - 14);
 	memset(body + head, 'x', n - head);

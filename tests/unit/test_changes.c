@@ -24,9 +24,9 @@ static void check(const char *line, const char *names)
 	for (int i = 0; i < argc; i++)
 		argv[i] = slice(words[i], sdslen(words[i]));
 	sds request = resp_cat_request(sdsempty(), argc, argv);
-	changes_begin(&c, keyhash_of(slice("k", 1)));
-	assert_true(changes_about(&c, keyhash_of(slice("k", 1))));
-	assert_false(changes_about(&c, keyhash_of(slice("l", 1))));
+	changes_begin(&c, keyhash_of(0, slice("k", 1)));
+	assert_true(changes_about(&c, keyhash_of(0, slice("k", 1))));
+	assert_false(changes_about(&c, keyhash_of(0, slice("l", 1))));
 	changes_note(&c, slice(request, sdslen(request)));
 	if (changes_take(&c, &elements, &writes)) {
 		assert_int_equal(writes, 1);
@@ -39,7 +39,7 @@ static void check(const char *line, const char *names)
 	}
 	assert_string_equal(text, names);
 	changes_end(&c);
-	assert_false(changes_about(&c, keyhash_of(slice("k", 1))));
+	assert_false(changes_about(&c, keyhash_of(0, slice("k", 1))));
 	sdsfreesplitres(words, argc);
 	sdsfree(elements);
 	sdsfree(request);
@@ -78,7 +78,7 @@ static void bounded(void **state)
 	unsigned writes;
 
 	(void)state;
-	changes_begin(&c, keyhash_of(slice("k", 1)));
+	changes_begin(&c, keyhash_of(0, slice("k", 1)));
 	for (int i = 0; i < 3; i++)
 		changes_note(&c, slice(request, sdslen(request)));
 	assert_true(changes_take(&c, &elements, &writes));

@@ -40,10 +40,11 @@ struct world {
 	int64_t now_us;
 };
 
-static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
 {
 	struct world *w = ctx;
 
+	(void)db;
 	(void)slot;
 	(void)holder;
 	assert_true(w->n < SENT_MAX);
@@ -53,7 +54,7 @@ static void io_send(void *ctx, enum side side, uint16_t slot, uint16_t node, con
 static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg)
 {
 	(void)replicas_only;
-	io_send(ctx, side, 0, NODE_NONE, p, n, NULL, 1, fn, arg);
+	io_send(ctx, side, 0, 0, NODE_NONE, p, n, NULL, 1, fn, arg);
 	return 1;
 }
 
@@ -111,9 +112,9 @@ static bool io_is_cluster(void *ctx, enum side side)
 	return true;
 }
 
-static void io_repair(void *ctx, struct slice key, uint16_t slot, uint8_t losses)
+static void io_repair(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
 {
-	(void)key, (void)slot, (void)losses;
+	(void)db, (void)key, (void)slot, (void)losses;
 	((struct world *)ctx)->repairs++;
 }
 
@@ -245,12 +246,12 @@ static bool was_sent(const struct world *w, unsigned at, enum side side, const c
 
 static struct copy *copy_of_k(struct world *w, enum copy_kind kind, const char *block)
 {
-	struct copy *c = copy_new(SLICE_LIT("k"), slot_k());
+	struct copy *c = copy_new(0, SLICE_LIT("k"), slot_k());
 
 	c->kind = kind;
 	c->from = engine_authority(w->engine, slot_k());
 	c->generation = 1;
-	c->token = version_token(engine_versions(w->engine), stripe_of(keyhash_of(SLICE_LIT("k")).low64), false);
+	c->token = version_token(engine_versions(w->engine), stripe_of(keyhash_of(0, SLICE_LIT("k")).low64), false);
 	c->recipe = RECIPE_DUMP;
 	c->ncommands = kind == COPY_INBAND ? 2 : 1;
 	c->block = sdsnew(block);
@@ -324,7 +325,7 @@ static void test_hints_behind_the_proof(void **state)
 	answer(w, "+PONG\r\n");
 	answer(w, "+PONG\r\n");
 	engine_turn(w->engine);
-	engine_foreign(w->engine, SIDE_SOURCE, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
 	answer(w, ":1\r\n");
 	engine_turn(w->engine);
 	assert_true(w->fenced && w->fence_ok);
@@ -339,7 +340,7 @@ static void test_hints_behind_the_proof(void **state)
 	assert_true(was_sent(w, w->n - 1, SIDE_SOURCE, "PEXPIRETIME"));
 	answer(w, ":-2\r\n");
 	assert_true(was_sent(w, w->n - 1, SIDE_TARGET, "UNLINK"));
-	engine_foreign(w->engine, SIDE_TARGET, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_TARGET, 0, SLICE_LIT("k"), slot_k());
 	answer(w, ":1\r\n");
 	engine_turn(w->engine);
 	assert_true(was_sent(w, w->n - 1, SIDE_TARGET, "WAIT"));
@@ -355,7 +356,7 @@ static void test_glance_at_a_key_that_is_gone(void **state)
 	struct world *w = *state;
 
 	engine_slot_done(w->engine, SLOTS);
-	engine_foreign(w->engine, SIDE_SOURCE, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
 	engine_turn(w->engine);
 	assert_true(was_sent(w, 0, SIDE_SOURCE, "PEXPIRETIME"));
 	submit(w, "HSET", "k", "f", "1");
@@ -375,7 +376,7 @@ static void test_glance_at_a_key_that_is_there(void **state)
 {
 	struct world *w = *state;
 
-	engine_foreign(w->engine, SIDE_SOURCE, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
 	engine_turn(w->engine);
 	assert_int_equal(w->repairs, 0);
 	answer(w, ":-1\r\n");

@@ -365,10 +365,11 @@ class Cluster:
         for node in self.primaries():
             yield from keyspace.scan(node.client, match)
 
-    def digest(self, match=None):
+    def digest(self, match=None, db=0):
         result = {}
         for node in self.primaries():
-            result.update(keyspace.digest_of_node(node.client, match))
+            with node.connect(timeout=30, db=db) as c:
+                result.update(keyspace.digest_of_node(c, match))
         return result
 
     # ---- changing it
