@@ -50,6 +50,9 @@ struct config {
 	char *logfile;           /* "": stderr */
 	bool mirror_ack_both;    /* mirror-ack source|both */
 	bool mirror_tracking;    /* mirror-tracking yes|no: watch bypassing writers */
+	bool bypassing_writers;
+	int journal_fsync;       /* enum journal_fsync */
+	int64_t journal_size;    /* bytes per worker */
 	bool target_may_hold_keys; /* target-not-empty refuse|allow */
 	int64_t request_max;     /* bytes; larger requests are not kept for the mirror */
 	int64_t mirror_queue_max;  /* bytes of effects queued per worker before keys become dirty */

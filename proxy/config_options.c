@@ -16,6 +16,7 @@ static const char *const yes_no[] = { "no", "yes", NULL };
 static const char *const levels[] = { "debug", "verbose", "notice", "warning", NULL }; /* in the order of enum log_level */
 static const char *const ack_words[] = { "source", "both", NULL };
 static const char *const not_empty_words[] = { "refuse", "allow", NULL };
+static const char *const fsync_words[] = { "no", "everysec", "always", NULL }; /* in the order of enum journal_fsync */
 
 #define NODES_EXPECTED "host:port words, an IPv6 address as [::1]:6379"
 #define MAP_EXPECTED "announced=reachable words, each a host or host:port"
@@ -60,6 +61,12 @@ const struct option config_options[] = {
 	  "whose acknowledgement a writing client waits for" },
 	{ "mirror-tracking", OPTION_SWITCH, AT(mirror_tracking), "yes", 0, 0, yes_no, false, "yes or no",
 	  "watch for writes that do not pass through the proxy" },
+	{ "bypassing-writers", OPTION_SWITCH, AT(bypassing_writers), "yes", 0, 0, yes_no, false, "yes or no",
+	  "whether anybody may write past the proxy: what they write while it is down is unseen, so that everything is compared after each start" },
+	{ "journal-size", OPTION_SIZE, AT(journal_size), "16mb", 64 * 1024, INT64_C(1) << 32, NULL, false, SIZE_EXPECTED ", from 64kb to 4gb",
+	  "size per worker of the file in state-dir that holds the keys the follower still lacks, 64 bytes each; beyond it whole slots are held" },
+	{ "journal-fsync", OPTION_CHOICE, AT(journal_fsync), "no", 0, 0, fsync_words, false, "no, everysec or always",
+	  "when the journal is synced: it survives the end of the process in any case, a power loss only with always" },
 	{ "request-max", OPTION_SIZE, AT(request_max), "16mb", 64 * 1024, INT64_C(1) << 30, NULL, true, SIZE_EXPECTED ", from 64kb to 1gb",
 	  "larger requests are not kept for the mirror: their keys are copied instead" },
 	{ "mirror-queue-max", OPTION_SIZE, AT(mirror_queue_max), "64mb", 1024 * 1024, INT64_C(1) << 40, NULL, true,

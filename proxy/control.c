@@ -64,7 +64,35 @@ static bool is_standalone(const struct control *c)
 	return t ? !t->cluster : c->record.sides[side].known && !c->record.sides[side].cluster;
 }
 
-static void begin_fleet(struct control *c)
+/* What was owed by the last process, and what nobody can have seen while none ran. False: the journal cannot be made. */
+static bool begin_journals(struct control *c, struct owed *owed)
+{
+	bool mirroring = mirrors(c->record.phase), clean = !mirroring || state_was_clean(c->state);
+	char err[5000];
+
+	memset(owed, 0, sizeof(*owed));
+	if (!has_target(c) || c->record.phase == PHASE_FINISHED)
+		return true;
+	c->journals = journals_open(c->config->state_dir, worker_count(c->config), c->config->journal_size, (enum journal_fsync)c->config->journal_fsync, clean,
+				    err, sizeof(err));
+	if (!c->journals) {
+		log_warning("%s", err);
+		control_end_with(c, STATE_EXIT_LOCKED);
+		return false;
+	}
+	*owed = *journals_owed(c->journals);
+	if (owed->everything)
+		log_warning("%s: everything is compared again, and a verify is due", owed->why);
+	else if (owed->nkeys)
+		log_notice("%llu keys were owed to the follower when the last process ended: they are copied again", (unsigned long long)owed->nkeys);
+	if (mirroring && !owed->everything && c->config->bypassing_writers) {
+		owed->everything = true;
+		snprintf(owed->why, sizeof(owed->why), "nobody watched them while no process ran");
+	}
+	return true;
+}
+
+static void begin_fleet(struct control *c, struct owed *owed)
 {
 	struct fleet_start *s = calloc(1, sizeof(*s));
 
@@ -77,7 +105,12 @@ static void begin_fleet(struct control *c)
 				   .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
 	memcpy(s->authority, c->record.authority, sizeof(s->authority));
 	memset(s->synced, c->record.backfill_done, sizeof(s->synced));
+	owed->everything &= c->record.backfill_done; /* else all is walked when the copying ends */
+	s->journals = c->journals;
+	s->owed = s->mirror ? owed : NULL;
 	c->fleet = fleet_new(s);
+	if (c->journals)
+		journals_taken(c->journals);
 	free(s);
 	if (c->backfill)
 		backfill_thread_begin(c->backfill, c->fleet);
@@ -104,11 +137,19 @@ static void first_record(struct control *c)
 
 static void serve(struct control *c)
 {
-	control_set_state(c, CONTROL_SERVING);
+	struct owed owed;
+	const char *why_void = NULL;
+
 	ev_timer_stop(c->loop, &c->seek);
 	first_record(c);
+	if (!begin_journals(c, &owed))
+		return;
+	bool unwatched = owed.everything;
+	if (mirrors(c->record.phase) && !state_was_clean(c->state))
+		why_void = journals_owed(c->journals)->everything ? owed.why : "the last process did not end in order";
+	control_set_state(c, CONTROL_SERVING);
 	c->phases = phases_new(&control_phase_io, c, worker_count(c->config), &c->record);
-	begin_fleet(c);
+	begin_fleet(c, &owed);
 	for (int s = 0; s < SIDES; s++) {
 		if (c->seen[s].known)
 			phases_identify(c->phases, (enum side)s, &c->seen[s]);
@@ -122,7 +163,7 @@ static void serve(struct control *c)
 			return;
 		}
 	fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
-	phases_begin(c->phases, state_was_clean(c->state), control_now(c));
+	phases_begin(c->phases, why_void, unwatched, control_now(c));
 	ev_timer_again(c->loop, &c->tick);
 	log_notice("ready on port %d, phase %s, %u workers", c->config->port, phase_names[c->record.phase], c->workers);
 }
@@ -290,6 +331,12 @@ void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t
 void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why)
 {
 	phases_mirror_ready(c->phases, worker, ok, why, control_now(c));
+	control_pace(c);
+}
+
+void control_walking(struct control *c)
+{
+	phases_walking(c->phases);
 	control_pace(c);
 }
 
@@ -482,6 +529,7 @@ static void end_threads(struct control *c)
 	fleet_end(c->fleet);
 	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
 	fleet_free(c->fleet);
+	journals_free(c->journals);
 	backfill_thread_free(c->backfill);
 	mailbox_detach(c->mail, THREAD_CONTROL(c->workers));
 }

@@ -7,6 +7,7 @@
 #include "proxy/control.h"
 #include "proxy/discovery.h"
 #include "proxy/fleet.h"
+#include "proxy/journals.h"
 #include "proxy/preflight.h"
 
 enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_DRAINING, CONTROL_ENDING };
@@ -43,6 +44,7 @@ struct control {
 	unsigned nlisten_fds, workers;
 	struct discovery *discovery[SIDES]; /* NULL: not configured, or finished with */
 	struct mailboxes *mail;
+	struct journals *journals; /* NULL: plain proxy */
 	struct fleet *fleet;
 	struct backfill_thread *backfill; /* NULL: plain proxy */
 	struct phases *phases;

@@ -106,6 +106,11 @@ static void io_mirror(void *ctx, bool on)
 	fleet_mirror(((struct control *)ctx)->fleet, on);
 }
 
+static void io_walk(void *ctx)
+{
+	fleet_walk(((struct control *)ctx)->fleet);
+}
+
 static void io_fence(void *ctx, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
 {
 	fleet_fence(((struct control *)ctx)->fleet, flip, slots, to, max_pause_ms);
@@ -198,6 +203,7 @@ const struct phase_io control_phase_io = {
 	.prepare = io_prepare,
 	.write = io_write,
 	.mirror = io_mirror,
+	.walk = io_walk,
 	.fence = io_fence,
 	.flip = io_flip,
 	.unfence = io_unfence,

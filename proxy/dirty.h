@@ -33,6 +33,7 @@ struct dirty_key {
 	uint64_t applied;   /* marks at the time the copy on its way was committed */
 	uint64_t owed;      /* marks that a flip waits for (race 9); 0: none */
 	int64_t since_us;   /* when it became dirty */
+	uint32_t entry;      /* journal_ref of the mark; the table's owner's */
 	int64_t due_us;     /* IDLE: not asked for before; 0 is at once */
 	size_t len;
 	char key[];

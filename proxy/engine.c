@@ -70,9 +70,12 @@ void engine_mirror(struct engine *e, bool on)
 	derived_release(&e->derived);
 	known_clear(&e->known);
 	known_clear(&e->foreign);
-	for (unsigned i = 0; i < SLOTS; i++)
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (e->opt.journal && e->slots[i].flags & SLOT_DIRTY)
+			journal_slot(e->opt.journal, (uint16_t)i, false);
 		e->slots[i].flags &= SLOT_MINE;
-	e->dirty_slots = 0;
+	}
+	e->dirty_slots = e->unwatched = 0;
 }
 
 void engine_finish(struct engine *e, enum side authority)

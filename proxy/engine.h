@@ -11,10 +11,12 @@
 
 #include "backfill/backfill.h"
 #include "proxy/fleet.h"
+#include "proxy/journal.h"
 #include "proxy/req.h"
 #include "proxy/versions.h"
 
 struct engine;
+struct owed;
 
 struct engine_io {
 	void *ctx;
@@ -46,6 +48,7 @@ struct engine_io {
 
 struct engine_options {
 	bool mirror, ack_both;
+	struct journal *journal; /* NULL: what is owed does not survive the process */
 	size_t queue_max;     /* bytes of effects on their way */
 	size_t dirty_max, known_max;
 	size_t request_max;   /* larger requests are not kept: their keys become dirty */
@@ -73,6 +76,10 @@ void engine_copy(struct engine *e, struct copy *c); /* takes it */
 void engine_mark(struct engine *e, uint16_t db, struct slice key, uint16_t slot);
 void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms);
 void engine_release(struct engine *e, uint16_t slot);
+/* Before anything is submitted: what the last process owed the follower, as far as it is of this engine's slots. Nothing of it is read before engine_node_up:
+ * commands of that process may still be on their way to a node until then (race 7). */
+void engine_recover(struct engine *e, const struct owed *owed);
+void engine_node_up(struct engine *e); /* a data connection is up, and watched if that is wanted */
 /* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. */
 void engine_follow(struct engine *e, uint16_t db, struct slice key);
 void engine_changes(struct engine *e, uint16_t slot);

@@ -7,6 +7,7 @@
 
 #include "backfill/fault.h"
 #include "backfill/large.h"
+#include "proxy/journals.h"
 #include "proxy/log.h"
 #include "resp/write.h"
 
@@ -79,14 +80,23 @@ void authority_replied(struct engine *e, uint16_t slot)
 
 /* --- marks --- */
 
+/* Both: what is read while the authority's connection is lost may be older than what that still brings (race 7). */
+static bool both_up(struct engine *e, uint16_t slot)
+{
+	return e->io.is_up(e->io.ctx, SIDE_SOURCE, slot) && e->io.is_up(e->io.ctx, SIDE_TARGET, slot);
+}
+
 static void slot_mark(struct engine *e, uint16_t slot)
 {
 	struct slot_state *s = &e->slots[slot];
 
 	s->marks++;
+
 	if (!(s->flags & SLOT_DIRTY)) {
 		s->flags |= SLOT_DIRTY;
 		e->dirty_slots++;
+		if (e->opt.journal)
+			journal_slot(e->opt.journal, slot, true);
 	}
 	if (s->flags & SLOT_RESCANNING)
 		return; /* the marks tell at its end that it has to be walked again */
@@ -118,6 +128,7 @@ void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const ch
 	}
 	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
 		k->marks++; /* a copy that is on its way is older than this (race 4) */
+	atomic_store_explicit(&e->stats->dirty_slots, e->dirty_slots, memory_order_release); /* at once: who asked for this may look before the turn ends */
 	if (n)
 		log_notice("%u slots may differ and are compared again: %s", n, why);
 }
@@ -140,6 +151,8 @@ void engine_slot_clean(struct engine *e, uint16_t slot)
 	if (s->flags & SLOT_DIRTY) {
 		s->flags &= ~SLOT_DIRTY;
 		e->dirty_slots--;
+		if (e->opt.journal)
+			journal_slot(e->opt.journal, slot, false);
 	}
 }
 
@@ -164,6 +177,8 @@ static struct dirty_key *remember_dirty(struct engine *e, uint16_t db, struct sl
 		return NULL;
 	k->since_us = e->io.now_us(e->io.ctx);
 	e->slots[slot].dirty++;
+	if (!fault("journal-off"))
+		k->entry = note_owed(e, db, key, slot);
 	version_pend(&e->versions, stripe_of(h.low64));
 	return k;
 }
@@ -213,6 +228,31 @@ void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16
 	mark(e, db, key, h, slot, why, false);
 }
 
+void engine_recover(struct engine *e, const struct owed *owed)
+{
+	for (unsigned i = 0; i < SLOTS; i++) {
+		if (!(e->slots[i].flags & SLOT_MINE) || !(owed->everything || slot_set_has(&owed->slots, i)))
+			continue;
+		e->slots[i].flags |= SLOT_UNWATCHED | SLOT_RESCANNING;
+		e->unwatched++;
+	}
+	engine_slots_dirty(e, owed->everything ? NULL : &owed->slots, owed->everything ? owed->why : "the follower lacked something of them when the last process ended");
+	for (const struct owed_key *k = owed->keys; k; k = k->next)
+		if (e->slots[k->slot].flags & SLOT_MINE)
+			engine_mark(e, k->db, slice(k->key, k->len), k->slot);
+}
+
+void engine_node_up(struct engine *e)
+{
+	for (uint16_t i = 0; e->unwatched && i < SLOTS; i++) {
+		if (!(e->slots[i].flags & SLOT_UNWATCHED) || !both_up(e, i))
+			continue;
+		e->slots[i].flags &= ~(SLOT_UNWATCHED | SLOT_RESCANNING);
+		e->unwatched--;
+		slot_mark(e, i);
+	}
+}
+
 void engine_mark(struct engine *e, uint16_t db, struct slice key, uint16_t slot)
 {
 	mark_key(e, db, key, keyhash_of(db, key), slot, NULL);
@@ -238,14 +278,17 @@ static void forget_dirty(struct engine *e, struct dirty_key *k)
 	assert(e->slots[k->slot].dirty > 0);
 	fence_settled(e, k);
 	e->slots[k->slot].dirty--;
+	note_paid(e, &k->entry, k->slot);
 	version_unpend(&e->versions, stripe_of(k->hash.low64));
 	dirty_remove(&e->dirty, k);
 }
 
 void dirty_clear(struct engine *e)
 {
-	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next)
+	for (struct dirty_key *k = e->dirty.table; k; k = k->hh.next) {
+		note_paid(e, &k->entry, k->slot);
 		version_unpend(&e->versions, stripe_of(k->hash.low64));
+	}
 	dirty_release(&e->dirty);
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].dirty = 0;
@@ -287,12 +330,6 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 	int64_t wait = (int64_t)BACKOFF_MIN_US << shift;
 	k->failures++;
 	dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + (wait < BACKOFF_MAX_US ? wait : BACKOFF_MAX_US));
-}
-
-/* Both: what is read while the authority's connection is lost may be older than what that still brings (race 7). */
-static bool both_up(struct engine *e, uint16_t slot)
-{
-	return e->io.is_up(e->io.ctx, SIDE_SOURCE, slot) && e->io.is_up(e->io.ctx, SIDE_TARGET, slot);
 }
 
 /* Asks the backfill worker for copies of the keys that are due. */

@@ -46,6 +46,7 @@ enum {
 	SLOT_RESCANNING = 8,
 	SLOT_WALK_DUE = 32, /* RESCANNING, but not asked for yet */
 	SLOT_FENCED = 16, /* changes its authority: reads wait, too */
+	SLOT_UNWATCHED = 64, /* RESCANNING since the start of the process: the walk begins when the nodes of both sides are up (race 7) */
 };
 
 struct slot_state {
@@ -68,6 +69,7 @@ struct wkey {
 	uint16_t slot, db;
 	bool writes;
 	bool applies; /* counted in its dirty key's `applying` */
+	journal_ref entry; /* from before the command is sent until the write is forgotten */
 };
 
 /* A write as the mirror sees it: from its sending to the authority until the follower's acknowledgement. This, the dirty table and
@@ -151,6 +153,7 @@ struct engine {
 	struct slot_wait *waits;
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
+	unsigned unwatched;      /* slots */
 	unsigned repairs;        /* asked and not yet answered */
 	unsigned glances, glance_misses; /* on their way; in a row that found a key */
 	unsigned down_skipped;
@@ -172,6 +175,19 @@ static inline enum side slot_authority(const struct engine *e, uint16_t slot)
 static inline enum side slot_follower(const struct engine *e, uint16_t slot)
 {
 	return SIDE_OTHER(slot_authority(e, slot));
+}
+
+/* The journal's entry of a key whose effect or copy the follower has not acknowledged (invariant 5). */
+static inline journal_ref note_owed(struct engine *e, uint16_t db, struct slice key, uint16_t slot)
+{
+	return e->opt.journal ? journal_add(e->opt.journal, key, db, slot) : 0;
+}
+
+static inline void note_paid(struct engine *e, journal_ref *owed, uint16_t slot)
+{
+	if (*owed)
+		journal_remove(e->opt.journal, *owed, slot);
+	*owed = 0;
 }
 
 static inline void stat_add(_Atomic uint64_t *s, uint64_t n)

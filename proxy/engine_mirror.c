@@ -29,6 +29,8 @@ static void mw_free(struct mwrite *mw)
 {
 	struct engine *e = mw->engine;
 
+	for (uint32_t i = 0; i < mw->nkeys; i++)
+		note_paid(e, &mw->keys[i].entry, mw->keys[i].slot);
 	block_unref(mw->block);
 	if (mw->keys != mw->inline_keys)
 		free(mw->keys);
@@ -177,9 +179,14 @@ void mirror_prepare(struct engine *e, struct req *r)
 	struct effect_call call = call_of(e, mw, argc);
 	mw->traits = effect_traits(&call);
 	mw->checks = checks_needed(e, mw);
-	for (uint32_t i = 0; i < mw->nkeys; i++)
-		if (mw->keys[i].writes)
-			version_begin(&e->versions, stripe_of(mw->keys[i].hash.low64));
+	for (uint32_t i = 0; i < mw->nkeys; i++) {
+		struct wkey *k = &mw->keys[i];
+		if (!k->writes)
+			continue;
+		if (!fault("journal-off"))
+			k->entry = note_owed(e, k->db, k->key, k->slot); /* race 6: before it is sent */
+		version_begin(&e->versions, stripe_of(k->hash.low64));
+	}
 	mw->begun = true;
 	r->mw = mw;
 }

@@ -342,6 +342,27 @@ void fleet_tell_drained(struct worker *w, bool clean)
 	tell(w, drained_told, n);
 }
 
+static void walking_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_walking(n->control);
+	free(n);
+}
+
+static void do_walk(void *arg)
+{
+	struct order *o = arg;
+
+	engine_slots_dirty(o->w->engine, NULL, "what was copied before the start may have been changed past the proxy");
+	tell(o->w, walking_told, note_new(o->w, NULL));
+}
+
+void fleet_walk(struct fleet *f)
+{
+	to_all(f, do_walk, &(struct order){ 0 });
+}
+
 static void void_told(void *arg)
 {
 	struct note *n = arg;

@@ -58,6 +58,7 @@ void control_topology_wanted(struct control *c, enum side side, const char *why)
 void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why); /* drained and proven; or not */
 void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram /* FLIP_BUCKETS, 100 us each, last is "more" */);
 void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why);
+void control_walking(struct control *c);
 void control_verify_void(struct control *c, const char *why); /* lost connection, failover: a clean verify is no longer valid */
 void control_drained(struct control *c, unsigned worker, bool clean); /* after fleet_drain; clean: the follower has everything */
 #define FLIP_BUCKETS 512
@@ -76,6 +77,8 @@ struct fleet_start {
 	uint8_t authority[SLOTS];
 	bool mirror;                    /* mirroring is on (phases mirror … cutover) */
 	bool synced[SLOTS];             /* slots that the checkpoint says are copied */
+	struct journals *journals;      /* NULL in a plain proxy */
+	const struct owed *owed;        /* what the last process owed, or NULL; read before fleet_new returns */
 };
 struct fleet *fleet_new(const struct fleet_start *s);
 void fleet_serve(struct fleet *f, const int *listen_fds, unsigned n);  /* begin to accept clients */
@@ -90,6 +93,7 @@ void fleet_flip(struct fleet *f, uint64_t flip);
 void fleet_unfence(struct fleet *f, uint64_t flip);
 /* These slots may differ (a node failed over): versions move, they are compared again. NULL: all. */
 void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots);
+void fleet_walk(struct fleet *f);                         /* every slot is dirty: control_walking() from each worker when its are */
 void fleet_finish(struct fleet *f, enum side authority); /* no follower any more: mirroring off, its connections closed */
 void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, mirror it: control_drained() from each worker */
 void fleet_end(struct fleet *f);                          /* end the threads */

@@ -409,6 +409,14 @@ static void backfill_tick(struct phases *p, const struct phase_facts *f)
 
 	if (p->rec.phase != PHASE_BACKFILL || f->backfill != BF_DONE || p->rewrite || (p->rec.backfill_done && !clean))
 		return;
+	if (p->walk_awaited)
+		return;
+	if (p->walk_due) {
+		p->walk_due = false;
+		p->walk_awaited = p->workers;
+		p->io->walk(p->ctx);
+		return;
+	}
 	next = malloc(sizeof(*next));
 	*next = p->rec;
 	next->backfill_done = true;
@@ -437,10 +445,11 @@ bool phases_urgent(const struct phases *p)
 	return p->flip.state != FLIP_IDLE || p->start.state != START_IDLE;
 }
 
-void phases_begin(struct phases *p, bool clean, int64_t now)
+void phases_begin(struct phases *p, const char *why_void, bool unwatched, int64_t now)
 {
-	if (!clean && p->rec.phase != PHASE_PROXY)
-		phases_verify_void(p, "the last process did not end in order");
+	if (why_void && p->rec.phase != PHASE_PROXY)
+		phases_verify_void(p, why_void);
+	p->walk_due = unwatched && p->rec.phase == PHASE_BACKFILL && !p->rec.backfill_done;
 	switch (p->rec.phase) {
 	case PHASE_PROXY:
 	case PHASE_FINISHED:
@@ -459,11 +468,23 @@ void phases_begin(struct phases *p, bool clean, int64_t now)
 	}
 }
 
+void phases_walking(struct phases *p)
+{
+	assert(p->walk_awaited > 0);
+	p->walk_awaited--;
+}
+
+const char *phases_verify_due(const struct phases *p)
+{
+	return p->rec.verify_clean ? "" : p->void_why;
+}
+
 void phases_verify_void(struct phases *p, const char *why)
 {
 	char err[512];
 
 	p->voids++;
+	snprintf(p->void_why, sizeof(p->void_why), "%s", why);
 	if (!p->rec.verify_clean)
 		return;
 	log_notice("the last verify is no longer valid: %s", why);

@@ -76,6 +76,7 @@ struct phase_io {
 	bool (*prepare)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	enum state_result (*write)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	void (*mirror)(void *ctx, bool on);
+	void (*walk)(void *ctx); /* every slot becomes dirty; phases_walking() from each worker when its are */
 	void (*fence)(void *ctx, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
 	void (*flip)(void *ctx, uint64_t flip);
 	void (*unfence)(void *ctx, uint64_t flip);
@@ -96,8 +97,9 @@ struct phases;
 struct phases *phases_new(const struct phase_io *io, void *ctx, unsigned workers, const struct state_record *record);
 void phases_free(struct phases *p);
 
-/* The fleet serves: go on where the record says. `clean`: the last process ended in order. */
-void phases_begin(struct phases *p, bool clean, int64_t now);
+/* The fleet serves: go on where the record says. why_void: NULL, or what voids the last verify. unwatched: what was copied before may have been changed
+ * meanwhile, unseen. */
+void phases_begin(struct phases *p, const char *why_void, bool unwatched, int64_t now);
 void phases_order(struct phases *p, enum order order, const struct order_args *args, struct answer answer, int64_t now);
 /* To be called every 100 ms, or every 5 ms while phases_urgent(). */
 void phases_tick(struct phases *p, int64_t now);
@@ -109,6 +111,7 @@ void phases_mirror_ready(struct phases *p, unsigned worker, bool ok, const char 
 void phases_fenced(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_flipped(struct phases *p, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram,
 		    int64_t now);
+void phases_walking(struct phases *p);
 void phases_verify_void(struct phases *p, const char *why);
 /* A side was recognised, or has changed: it is remembered with the migration. */
 void phases_identify(struct phases *p, enum side side, const struct state_side *who);
@@ -118,6 +121,7 @@ void phases_end(struct phases *p);
 const struct state_record *phases_record(const struct phases *p);
 const struct last_flip *phases_last_flip(const struct phases *p);
 bool phases_verifying(const struct phases *p);
+const char *phases_verify_due(const struct phases *p); /* why a verify with repair is due; "" if none is */
 const char *phases_activity(const struct phases *p); /* "", "starting", "waiting to flip", "flipping" */
 
 #endif

@@ -54,6 +54,8 @@ void verify_tick(struct phases *p, const struct phase_facts *f)
 	next->verify_clean = f->verify_differences == 0 && p->voids == p->verify.voids_before;
 	next->verify_at_ms = f->verified_at_ms;
 	next->verify_checked = f->verify_checked;
+	if (next->verify_clean)
+		p->void_why[0] = '\0';
 	if (!phases_commit(p, next, err, sizeof(err)))
 		log_warning("the outcome of the verify could not be recorded: verify again before a cutover");
 	free(next);

@@ -46,6 +46,7 @@ static const struct need needs[] = {
 	{ TRY, { "CLIENT", "ID" } },
 	{ TRY | OPTIONAL, { "CLIENT", "TRACKING", "OFF" } },
 	{ TRY, { "CLIENT", "KILL", "ID", "9223372036854775807" } },
+	{ TRY, { "CLIENT", "LIST" } },
 	{ TRY | OPTIONAL, { "WAIT", "0", "0" } },
 	{ TRY, { "PING" } },
 	{ TRY, { "TIME" } },

@@ -152,6 +152,7 @@ char *control_status(struct control *c)
 	json_object_set_new(o, "dirty_slots", number(sums.dirty_slots));
 	json_object_set_new(o, "verify", verify_progress(c));
 	json_object_set_new(o, "last_verify", last_verify(c, r));
+	json_object_set_new(o, "verify_due", json_string(c->phases ? phases_verify_due(c->phases) : ""));
 	json_object_set_new(o, "last_flip", last_flip(c));
 	json_object_set_new(o, "clients", number(sums.clients));
 	json_object_set_new(o, "commands", number(sums.commands));

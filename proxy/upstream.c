@@ -263,23 +263,17 @@ static void greet(struct upstream *u)
 	s = resp_cat_words(s, "CLIENT", "ID", NULL);
 	s = resp_cat_words(s, "INFO", "server", NULL);
 	u->greeting_left = 3;
-	u->introduced = false;
+	u->round = 1;
 	set_state(u, UPSTREAM_GREETING);
 	ev_io_start(u->owner->loop, &u->reader);
 	if (!write_now(u, s))
 		upstream_give_up(u, "the greeting could not be written");
 }
 
-static void greet_more(struct upstream *u)
+/* The third round ends what the second one found; the watch is last. */
+static void greet_last(struct upstream *u, sds s)
 {
-	sds s = sdsempty();
-	char id[24];
-
-	if (u->zombie_id && strcmp(u->zombie_run_id, u->run_id) == 0) {
-		snprintf(id, sizeof id, "%lld", (long long)u->zombie_id);
-		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
-		u->greeting_left++;
-	}
+	u->round = 3;
 	if (u->watch) {
 		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", NULL);
 		u->greeting_left++;
@@ -291,10 +285,33 @@ static void greet_more(struct upstream *u)
 		upstream_give_up(u, "the greeting could not be written");
 }
 
+/* Commands of the predecessor, or of a process that was killed, must not arrive any more (race 7). */
+static void greet_more(struct upstream *u)
+{
+	sds s = sdsempty();
+	char id[24];
+
+	u->round = 2;
+	if (u->zombie_id && strcmp(u->zombie_run_id, u->run_id) == 0) {
+		snprintf(id, sizeof id, "%lld", (long long)u->zombie_id);
+		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
+		u->greeting_left++;
+	}
+	if (!u->owner->formers || u->formers_gone) {
+		greet_last(u, s);
+		return;
+	}
+	s = resp_cat_words(s, "CLIENT", "LIST", NULL);
+	u->greeting_left++;
+	if (!write_now(u, s))
+		upstream_give_up(u, "the greeting could not be written");
+}
+
 static void arrive(struct upstream *u)
 {
 	u->failures = 0;
 	u->zombie_id = 0;
+	u->formers_gone = true;
 	u->progress = now(u);
 	set_state(u, UPSTREAM_UP);
 	upstream_watch(u, u->watch);
@@ -318,7 +335,7 @@ static void greeting_refused(struct upstream *u, struct slice r)
 	if (u->watching && u->greeting_left == 1)
 		on_watched(u, &(struct reply){ .p = r.p, .n = r.n });
 	else
-		log_limited(LOG_WARNING, "%s %s refuses CLIENT KILL (%.*s): commands of the connection that was lost may still arrive", side_name(u->side),
+		log_limited(LOG_WARNING, "%s %s refuses CLIENT KILL or LIST (%.*s): commands of a connection that was lost may still arrive", side_name(u->side),
 			    u->name, (int)r.n - 3, r.p + 1);
 }
 
@@ -327,7 +344,7 @@ static bool greeting_reply(struct upstream *u, struct slice r)
 	struct resp_item item = { 0 };
 
 	resp_item(r.p, r.p + r.n, &item);
-	if (item.type == '-' && u->introduced) {
+	if (item.type == '-' && u->round > 1) {
 		greeting_refused(u, r);
 	} else if (item.type == '-') {
 		char why[256];
@@ -336,15 +353,19 @@ static bool greeting_reply(struct upstream *u, struct slice r)
 		return false;
 	}
 	u->greeting_left--;
-	if (!u->introduced && item.type == ':')
+	if (u->round == 1 && item.type == ':')
 		u->client_id = item.n;
-	if (!u->introduced && u->greeting_left == 0) {
-		u->introduced = true;
+	if (u->round == 1 && u->greeting_left == 0) {
 		take_run_id(u, item.text);
 		greet_more(u);
-		if (u->state != UPSTREAM_GREETING)
-			return false;
+	} else if (u->round == 2 && u->greeting_left == 0) {
+		sds kills = sdsempty();
+		if (item.type != '-')
+			u->greeting_left = u->owner->formers(u->owner->ctx, item.text, &kills);
+		greet_last(u, kills);
 	}
+	if (u->state != UPSTREAM_GREETING)
+		return false;
 	if (u->greeting_left == 0)
 		arrive(u);
 	return u->state == UPSTREAM_UP || u->state == UPSTREAM_GREETING;
@@ -498,6 +519,8 @@ void upstream_flush(struct upstream *u)
 	}
 	if (u->state != UPSTREAM_UP || ev_is_active(&u->writer))
 		return;
+	if (u->owner->before_write)
+		u->owner->before_write(u->owner->ctx);
 	ssize_t n = outq_write(&u->out, u->fd);
 	if (n < 0) {
 		upstream_give_up(u, strerror(errno));

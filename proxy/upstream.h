@@ -14,6 +14,7 @@
 #define CROSSFADE_UPSTREAM_H
 
 #include <ev.h>
+#include <hiredis/sds.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -42,6 +43,8 @@ struct upstream_owner { /* the worker */
 	const char *(*user)(void *ctx, enum side side);
 	const char *(*password)(void *ctx, enum side side);
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
+	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
+	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */
 	void (*invalidated)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push */
 	void (*up)(void *ctx, struct upstream *u);
 	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
@@ -75,7 +78,8 @@ struct upstream {
 	char why[512];           /* of the last loss */
 	/* greeting */
 	unsigned greeting_left;
-	bool introduced;         /* the first round of the greeting is over */
+	uint8_t round;           /* of the greeting: who is there; who was there before; the end of those, and the watch */
+	bool formers_gone;       /* no connection of a process that was killed is left there */
 	bool watch;              /* CLIENT TRACKING wanted */
 	bool watching;
 	bool missed;             /* a watched connection was lost, or slots came before it was up: the owner has to look when it is */

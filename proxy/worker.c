@@ -1,11 +1,13 @@
 #include "proxy/worker.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "backfill/large.h"
 #include "proxy/client.h"
+#include "proxy/journals.h"
 #include "proxy/log.h"
 #include "resp/parse.h"
 #include "resp/write.h"
@@ -119,6 +121,23 @@ static void owner_flush_soon(void *ctx, struct upstream *u)
 	w->flush_upstreams = u;
 }
 
+/* With journal-fsync always: what is owed is on the disk before its command leaves (race 6). */
+static void owner_before_write(void *ctx)
+{
+	struct worker *w = ctx;
+	struct journal *j = journals_of(w->fleet->start.journals, w->id);
+
+	if (journal_was_touched(j) && !journal_sync(j))
+		log_limited(LOG_WARNING, "the journal cannot be synced: %s", strerror(errno));
+}
+
+static unsigned owner_formers(void *ctx, struct slice list, sds *kills)
+{
+	struct worker *w = ctx;
+
+	return journals_kill_formers(w->fleet->start.journals, list, kills);
+}
+
 static bool is_temporary(struct slice key)
 {
 	return key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0;
@@ -208,6 +227,7 @@ static void owner_up(void *ctx, struct upstream *u)
 
 	log_verbose("%s %s is connected", side_name(u->side), u->name);
 	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_UP);
+	engine_node_up(w->engine);
 	load_scripts(w, u);
 }
 
@@ -470,6 +490,7 @@ static void make_engine(struct worker *w)
 		.mirror = s->mirror, .ack_both = c->mirror_ack_both,
 		.queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max, .known_max = (size_t)c->known_keys_max,
 		.request_max = (size_t)c->request_max, .inband_max = (size_t)c->large_value, .resend_us = 5000000,
+		.journal = journals_of(s->journals, w->id),
 	};
 	struct engine_io io;
 	uint8_t mine[SLOTS];
@@ -479,13 +500,21 @@ static void make_engine(struct worker *w)
 	worker_engine_io(w, &io);
 	db_set_add(&w->used, 0);
 	w->engine = engine_new(&io, &o, s->authority, s->synced, mine, w->stats);
+	if (s->owed)
+		engine_recover(w->engine, s->owed);
+	if (o.journal && journals_owed(s->journals)->nformers)
+		w->owner.formers = owner_formers;
+	if (o.journal && c->journal_fsync == JOURNAL_ALWAYS)
+		w->owner.before_write = owner_before_write;
 }
 
 void worker_init(struct worker *w)
 {
 	const struct config *c = w->fleet->config;
 
-	snprintf(w->name, sizeof w->name, "crossfade-worker-%u", w->id);
+	const struct journals *js = w->fleet->start.journals;
+
+	snprintf(w->name, sizeof w->name, JOURNALS_CLIENT, js ? journals_process(js) : "proxy", w->id);
 	w->loop = ev_loop_new(EVFLAG_AUTO);
 	if (!w->loop)
 		abort();

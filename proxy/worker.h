@@ -24,7 +24,7 @@ struct worker {
 	pthread_t thread;
 	struct engine *engine;
 	struct worker_stats *stats;
-	char name[32];
+	char name[64]; /* of its data connections */
 
 	/* servers */
 	struct upstream_owner owner;

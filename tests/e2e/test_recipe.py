@@ -4,6 +4,7 @@ import subprocess
 import time
 
 import pytest
+from compare import TIME_TOLERANCE_MS
 from harness import KINDS
 from harness.crossfade import crossfade_bin
 from harness.process import ROOT
@@ -135,7 +136,7 @@ def check_equal(source, target, keys, times_off_ms=0):
     a, b = source.digest(), target.digest()
     assert sorted(b) == sorted(keys)
     for key in keys:
-        if a[key][0] == b[key][0] == b"stream":
+        if a[key][0] == b[key][0] == "stream":
             assert all(abs(x - y) <= times_off_ms for x, y in zip(delivery_times(a[key]), delivery_times(b[key]))), key
         assert a[key] == b[key], key
         # These digests differ between the lines: of field expiry, and of scores that are written as 0.69999999999999996 or 0.7.
@@ -164,7 +165,7 @@ def test_every_type_to_every_server(every, kind, mode):
                 continue
             assert answer.startswith("ok"), (other, key, answer)
             keys.add(key)
-        check_equal(source, target, keys, times_off_ms=3 if mode == "large" else 0)  # chunks have them of XPENDING's idle times
+        check_equal(source, target, keys, times_off_ms=TIME_TOLERANCE_MS if mode == "large" else 0)  # chunks have them of XPENDING's idle times
 
 
 def test_gone_and_expired_keys_go(every):

@@ -126,13 +126,21 @@ static void io_backfill(void *ctx, enum backfill_order what, const struct order_
 		copies_start(ctx);
 }
 
+static void io_walk(void *ctx)
+{
+	struct world *w = ctx;
+
+	engine_slots_dirty(w->engine, NULL, "what was copied before the start may have been changed");
+	phases_walking(w->phases);
+}
+
 static char *io_verify_json(void *ctx)
 {
 	(void)ctx;
 	return strdup("{}");
 }
 
-static const struct phase_io phase_io = { io_facts, io_look, io_prepare, io_write, io_mirror, io_fence, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
+static const struct phase_io phase_io = { io_facts, io_look, io_prepare, io_write, io_mirror, io_walk, io_fence, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
 
 /* --- orders --- */
 
@@ -266,7 +274,7 @@ bool sim_control_quiet(const struct world *w)
 void sim_control_new(struct world *w)
 {
 	w->phases = phases_new(&phase_io, w, 1, w->disk);
-	phases_begin(w->phases, false, now_ms(w));
+	phases_begin(w->phases, "the last process did not end in order", w->unwatched, now_ms(w));
 }
 
 void sim_control_free(struct world *w)
@@ -275,10 +283,57 @@ void sim_control_free(struct world *w)
 	w->phases = NULL;
 }
 
+static void on_owed_key(void *ctx, struct slice key, uint16_t db, uint16_t slot)
+{
+	struct owed *o = ctx;
+	struct owed_key *k = malloc(sizeof *k + key.n);
+
+	*k = (struct owed_key){ .next = o->keys, .db = db, .slot = slot, .len = key.n };
+	memcpy(k->key, key.p, key.n);
+	o->keys = k;
+}
+
+static void on_owed_slot(void *ctx, uint16_t slot)
+{
+	slot_set_add(&((struct owed *)ctx)->slots, slot);
+}
+
+/* What the next process reads in the journal. */
+static void read_journal(struct world *w, struct owed *owed)
+{
+	memset(owed, 0, sizeof *owed);
+	journal_read_memory(w->journal, &(struct journal_reader){ .ctx = owed, .key = on_owed_key, .slot = on_owed_slot });
+}
+
+/* Does the journal know all that the follower may lack? Else every slot is dirty after a start (bypassing-writers yes). */
+static bool journal_suffices(const struct profile *p)
+{
+	return !p->foreign && !p->scripts && !p->failovers && !p->losses && !p->moves;
+}
+
+static void restart(struct world *w, struct owed *owed)
+{
+	bool mirroring = w->disk->phase >= PHASE_MIRROR;
+
+	owed->everything = w->unwatched && w->disk->backfill_done; /* else all is walked when the copying ends */
+	journal_free(w->journal);
+	w->journal = journal_new_in_memory(w->profile.narrow ? 2 : 256);
+	world_engine(w, w->disk->authority, mirroring);
+	if (mirroring)
+		engine_recover(w->engine, owed);
+	for (struct owed_key *k = owed->keys, *next; k; k = next) {
+		next = k->next;
+		free(k);
+	}
+}
+
 /* kill -9: nothing leaves the process from here on; those who wait for it are told until none is left, then everything it knew is gone. */
 void sim_kill(struct world *w)
 {
+	static struct owed owed;
+
 	trace(w, "killed");
+	read_journal(w, &owed); /* as it is at this very moment */
 	w->dying = true;
 	w->kills++;
 	net_break_all(w);
@@ -298,9 +353,7 @@ void sim_kill(struct world *w)
 	engine_free(w->engine);
 	w->kill_now = w->looking = w->mirror_wanted = w->mirror_pinged = w->fenced = w->flipped = w->dying = false;
 	w->ordered = 0;
-	world_engine(w, w->disk->authority, w->disk->phase >= PHASE_MIRROR);
+	w->unwatched = !journal_suffices(&w->profile) && !fault("race-6-restart");
+	restart(w, &owed);
 	sim_control_new(w);
-	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
-		for (unsigned i = 0; i < w->side[s].nnodes; i++) /* every node's slots become dirty when it is watched again */
-			w->side[s].node[i].conn.missed = !fault("race-6-restart");
 }

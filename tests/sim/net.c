@@ -184,6 +184,7 @@ void reconnect_step(struct world *w, enum side side, struct server *n)
 	if (k->missed && !fault("race-7-rescan") && !fault("race-3-failover"))
 		engine_slots_dirty(w->engine, &slots, "a node was not watched for a while");
 	k->missed = false;
+	engine_node_up(w->engine);
 }
 
 void net_zombies_go(struct world *w)

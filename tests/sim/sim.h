@@ -20,6 +20,7 @@
 #include "backfill/fault.h"
 #include "backfill/recipe.h"
 #include "proxy/engine.h"
+#include "proxy/journals.h"
 #include "proxy/phases.h"
 
 #define TAGS 4        /* slots */
@@ -182,6 +183,7 @@ struct world {
 	struct profile profile;
 	int64_t now_us;
 	struct engine *engine;
+	struct journal *journal;   /* survives the process */
 	struct worker_stats *stats;
 	struct cluster side[SIDES];
 	char key[KEYS][8];
@@ -190,6 +192,7 @@ struct world {
 	bool hidden[KEYS];         /* a foreign write that no server tells of reached it: only verify finds it */
 	bool foreign_since[SIDES][KEYS]; /* changed past the proxy, and not told yet */
 	bool load;                 /* writers and faults are at work */
+	bool unwatched;            /* the process has begun anew, and what happened before is unknown to it */
 	bool dying;                /* the process is being killed: nothing leaves it any more */
 	unsigned submitted, answered, unknown;
 	struct req *reqs;          /* submitted, not answered */

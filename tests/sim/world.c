@@ -102,6 +102,14 @@ static void theme(struct world *w, struct profile *p)
 		p->young = p->laggy = p->losses = p->failovers = p->calm = true;
 		p->scripts = p->expires = p->dance = p->foreign = p->flush = p->hidden = p->kills = p->moves = p->narrow = p->marks = p->slow = p->few_dirty = p->small_inband = false;
 		break;
+	case 7: /* what was owed when the process was killed is in the journal and nowhere else (race 6) */
+		p->kills = p->lag = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
+		break;
+	case 8: /* scripts and bypassers, told of to a process that is killed (race 6) */
+		p->kills = p->foreign = p->scripts = true;
+		p->flush = p->hidden = p->failovers = p->losses = p->moves = p->marks = false;
+		break;
 	default:
 		break;
 	}
@@ -156,6 +164,7 @@ void world_engine(struct world *w, const uint8_t *authority, bool mirror)
 		mine[w->slot[tag]] = 1;
 		synced[w->slot[tag]] = mirror && w->backfill.unit[tag].state == UNIT_DONE && (w->side[SIDE_SOURCE].is_cluster || copies_done(w));
 	}
+	o.journal = w->journal;
 	net_io(w, &io);
 	memset(w->stats, 0, sizeof *w->stats);
 	w->engine = engine_new(&io, &o, authority, synced, mine, w->stats);
@@ -221,6 +230,7 @@ struct world *world_new(uint64_t seed)
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		build_side(w, s);
 	fill(w);
+	w->journal = journal_new_in_memory(w->profile.narrow ? 2 : 256);
 	world_engine(w, w->disk->authority, false);
 	sim_control_new(w);
 	return w;
@@ -230,6 +240,7 @@ void world_free(struct world *w)
 {
 	sim_control_free(w);
 	engine_free(w->engine);
+	journal_free(w->journal);
 	net_zombies_go(w);
 	free(w->stats);
 	free(w->disk);

@@ -20,7 +20,7 @@ struct fake {
 	enum state_result next_write;
 	bool unknown_reached;       /* of an unknown outcome: the record did reach the disk */
 	bool prepare_fails;
-	int writes, mirrors_on, mirrors_off, fences, unfences, flips, finishes, looks, starts, stops, verifies, throttles;
+	int writes, mirrors_on, mirrors_off, fences, unfences, flips, finishes, looks, starts, stops, verifies, throttles, walks;
 	uint64_t flip;
 	unsigned fenced_slots;
 	int64_t now;
@@ -114,9 +114,14 @@ static void fake_backfill(void *ctx, enum backfill_order what, const struct orde
 		f->facts.verifying = true;
 }
 
+static void fake_walk(void *ctx)
+{
+	((struct fake *)ctx)->walks++;
+}
+
 static char *fake_verify_json(void *ctx) { (void)ctx; return strdup("{}"); }
 
-static const struct phase_io fake_io = { fake_facts, fake_look, fake_prepare, fake_write, fake_mirror, fake_fence, fake_flip,
+static const struct phase_io fake_io = { fake_facts, fake_look, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_flip,
 					 fake_unfence, fake_finish, fake_backfill, fake_verify_json };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)
@@ -140,7 +145,7 @@ static struct fake *fake_new(const struct state_record *from)
 	f->facts.max_lag_ms = 100;
 	f->facts.max_pause_ms = 1000;
 	f->p = phases_new(&fake_io, f, WORKERS, &f->disk);
-	phases_begin(f->p, true, 0);
+	phases_begin(f->p, NULL, false, 0);
 	return f;
 }
 
@@ -479,7 +484,7 @@ static void test_unclean_end_voids(void **state)
 	f = calloc(1, sizeof(*f));
 	f->disk = disk;
 	f->p = phases_new(&fake_io, f, WORKERS, &disk);
-	phases_begin(f->p, false, 0);
+	phases_begin(f->p, "the last process did not end in order", false, 0);
 	assert_false(f->disk.verify_clean);
 	fake_free(f);
 }

@@ -1,0 +1,212 @@
+"""What the mirror owed survives kill -9: without anyone's help both sides are equal again, and no acknowledged write is lost."""
+import contextlib
+import os
+import threading
+
+import pytest
+from compare import compare
+from harness import Client, RespError
+from harness.crossfade import built_with_faults
+from harness.process import wait_until
+from harness.resp import ProtocolError
+
+CLIENTS = 4
+
+
+class Acked:
+    """Clients that count what was acknowledged, and go on by themselves when the proxy is back."""
+
+    def __init__(self, proxy, name="acked"):
+        self.proxy, self.name, self.stop = proxy, name, threading.Event()
+        self.acked = [0] * CLIENTS   # INCRs that were answered
+        self.asked = [0] * CLIENTS   # …and sent
+        self.wrong = []
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(CLIENTS)]
+
+    def key(self, i):
+        return "%s:%d" % (self.name, i)
+
+    def commands(self, i, n):
+        return [("INCR", self.key(i)), ("RPUSH", "list:%d" % i, n), ("HSET", "h:%d" % (n % 50), "f%d" % i, n), ("SADD", "s:%d" % (n % 20), n),
+                ("ZINCRBY", "z:%d" % i, 1.5, n % 9), ("SETRANGE", "t:%d" % (n % 9), n % 30, n), ("LPOP", "list:%d" % i),
+                ("SET", "e:%d:%d" % (i, n % 40), n, "PX", 60000000), ("DEL", "h:%d" % ((n + 25) % 50))]
+
+    def once(self, link, i):
+        self.asked[i] += 1
+        for reply in link.pipeline(self.commands(i, self.asked[i]))[:1]:
+            if isinstance(reply, RespError):
+                if not str(reply).startswith(("UNKNOWN", "CLUSTERDOWN")):
+                    self.wrong.append(str(reply))
+            elif reply <= self.acked[i]:
+                self.wrong.append("%s: %d after %d" % (self.key(i), reply, self.acked[i]))
+            else:
+                self.acked[i] = reply
+
+    def run(self, i):
+        while not self.stop.is_set():
+            try:
+                with Client(self.proxy.port, timeout=60) as link:
+                    while not self.stop.is_set():
+                        self.once(link, i)
+            except (OSError, ProtocolError):
+                self.stop.wait(0.02)
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def more(self, n=40):
+        """Until every client has had n more answers."""
+        base = list(self.acked)
+        wait_until("the clients go on", lambda: all(a >= b + n for a, b in zip(self.acked, base)), 60, 0.02)
+
+    def __exit__(self, *exc):
+        self.stop.set()
+        for t in self.threads:
+            t.join(90)
+
+    def check(self, *sides):
+        assert not self.wrong, self.wrong[:5]
+        for side in sides:
+            for i in range(CLIENTS):
+                assert self.acked[i] <= int(side.call("GET", self.key(i))) <= self.asked[i]
+
+
+@pytest.fixture(scope="module")
+def pair(servers):
+    return servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
+
+
+@pytest.fixture
+def empty(pair):
+    for side in pair:
+        side.flushall()
+    return pair
+
+
+def fill(side, n=3000):
+    for i in range(n):
+        side.client_for("k:%d" % i).call("SET", "k:%d" % i, "value %d" % i)
+
+
+def equal_by_itself(proxy, source, target, *phases):
+    proxy.wait(",".join(phases + ("dirty=0", "lag=0")), timeout=90)
+    swapped = proxy.status()["authority"] == "target"
+    assert compare(*((target, source) if swapped else (source, target)), partial=False, final=True) == []
+
+
+@pytest.mark.parametrize("bypassing", [True, False], ids=["compared", "journal-alone"])
+def test_killed_in_every_phase(empty, crossfade, bypassing):
+    source, target = empty
+    fill(source)
+    proxy = crossfade(source, target, config={"backfill-keys-per-s": 2000, "backfill-adaptive": False, "bypassing-writers": bypassing})
+    with Acked(proxy) as load:
+        load.more()
+        proxy.ctl("start")
+        wait_until("some is copied", lambda: proxy.status()["backfill"]["keys_copied"] > 1500, 30)
+        for _ in range(2):
+            proxy.restart(kill=True)
+            load.more()
+        proxy.ctl("throttle", "--off")
+        proxy.wait("synced", timeout=90)
+        proxy.restart(kill=True)
+        load.more()
+    equal_by_itself(proxy, source, target, "synced")
+    load.check(source, target)
+    assert "did not end in order" in proxy.status()["verify_due"]
+    proxy.ctl("verify")
+    assert proxy.status()["verify_due"] == ""
+    with Acked(proxy, "flipped") as load:
+        load.more()
+        proxy.ctl("cutover", "--yes")
+        load.more()
+        proxy.restart(kill=True)
+        load.more()
+    equal_by_itself(proxy, source, target)
+    load.check(source, target)
+    assert proxy.status()["authority"] == "target"
+
+
+@contextlib.contextmanager
+def frozen(side):
+    nodes = side.primaries()
+    for node in nodes:
+        node.freeze()
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.thaw()
+
+
+def test_without_the_journal_it_shows(empty, crossfade):
+    """The mutant: effects that were under way are forgotten with the process."""
+    if not built_with_faults():
+        pytest.skip("needs a build with --enable-faults")
+    source, target = empty
+    proxy = crossfade(source, target, config={"bypassing-writers": False, "mirror-tracking": False}, env={"CROSSFADE_FAULT": "journal-off"})
+    proxy.ctl("start")
+    proxy.wait("synced")
+    with frozen(target), Acked(proxy) as load:
+        load.more()
+        proxy.kill()
+    proxy.start()
+    proxy.wait("synced,dirty=0,lag=0")
+    assert compare(source, target, partial=False, final=True) != []
+
+
+def test_what_was_owed_while_the_follower_hung(empty, crossfade):
+    """The same without the mutant: what the killed process had sent may arrive late, and is made sure not to (race 7)."""
+    source, target = empty
+    proxy = crossfade(source, target, config={"bypassing-writers": False})
+    proxy.ctl("start")
+    proxy.wait("synced")
+    with Acked(proxy) as load:
+        with frozen(target):
+            load.more()
+            proxy.kill()
+        proxy.start()
+        load.more()
+    equal_by_itself(proxy, source, target, "synced")
+    load.check(source, target)
+
+
+def test_a_lost_or_damaged_journal_is_told(empty, crossfade):
+    source, target = empty
+    fill(source, 200)
+    proxy = crossfade(source, target, config={"bypassing-writers": False, "journal-size": "64kb", "journal-fsync": "always"})
+    proxy.ctl("start")
+    proxy.wait("synced")
+    proxy.ctl("verify")
+    for harm in ("lost", "damaged"):
+        proxy.kill()
+        files = [os.path.join(proxy.state_dir, f) for f in os.listdir(proxy.state_dir) if f.startswith("journal-")]
+        assert len(files) == 2 and all(os.path.getsize(f) == 8192 + (64 << 10) for f in files)
+        source.client_for("k:7").call("SET", "k:7", "nobody saw this")
+        for f in files:
+            if harm == "lost":
+                os.unlink(f)
+            else:
+                with open(f, "r+b") as out:
+                    out.write(b"damage")
+        proxy.start()
+        assert "journal" in proxy.status()["verify_due"]
+        equal_by_itself(proxy, source, target, "synced")
+        assert proxy.ctl("cutover", "--yes", "--wait", 1, check=False).rc == 1
+        proxy.ctl("verify", "--repair")
+
+
+def test_a_full_disk_is_told_at_the_start(empty, crossfade):
+    source, target = empty
+    proxy = crossfade(source, target)
+    proxy.term()
+    proxy.config["journal-size"] = "4gb"
+    import resource
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+    try:
+        assert proxy.run_to_end() == 73
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "journal" in proxy.log() and "lower journal-size" in proxy.log()
