@@ -100,7 +100,7 @@ static void client_drop(struct client *c)
 	for (struct req *r = c->head, *next; r; r = next) {
 		next = r->next;
 		r->client = NULL;
-		if (r->done)
+		if (r->done || r->parked)
 			req_free(w, r);
 	}
 	c->head = c->tail = NULL;
@@ -117,6 +117,7 @@ static void client_free(struct client *c)
 	atomic_fetch_sub(&w->fleet->nclients, 1);
 	atomic_fetch_sub_explicit(&w->stats->clients, 1, memory_order_relaxed);
 	drop_input(c);
+	session_free(c);
 	outq_clear(&c->out);
 	sdsfree(c->name);
 	sdsfree(c->lib_name);
@@ -143,8 +144,32 @@ void client_enqueue(struct client *c, struct req *r)
 	c->inflight++;
 }
 
+void client_hold_for(struct worker *w, struct client *c, struct req *r)
+{
+	c->hold = true;
+	r->parked = c->head != NULL;
+	client_enqueue(c, r);
+	if (!r->parked)
+		worker_submit(w, r);
+}
+
+/* What is held for is the last request: nothing behind it was read. */
+static void hold_turn(struct worker *w, struct client *c)
+{
+	if (!c->head) {
+		c->hold = false;
+	} else if (c->head->parked) {
+		c->head->parked = false;
+		worker_submit(w, c->head);
+	}
+}
+
 static void emit(struct worker *w, struct client *c, struct req *r)
 {
+	if (r->txn) {
+		txn_emit(w, c, r);
+		return;
+	}
 	if (r->proto == 2 && r->cmd && resp2_differs(r->cmd, slice(r->reply, r->reply_len))) { /* without cmd it is our own, and right as it is */
 		uint32_t argc = words_again(w, r->bytes, r->len);
 		sds out = resp2_convert(sdsempty(), r->cmd, argc, w->argv, slice(r->reply, r->reply_len));
@@ -190,7 +215,9 @@ void client_done(struct worker *w, struct req *r)
 
 void client_reply(struct worker *w, struct client *c, sds reply)
 {
-	if (!c->head) {
+	if (c->session && c->session->capture) {
+		*c->session->capture = sdscatsds(*c->session->capture, reply);
+	} else if (!c->head) {
 		outq_add(&c->out, reply, sdslen(reply), NULL);
 		client_flush_soon(w, c);
 	} else {
@@ -220,7 +247,7 @@ void client_error(struct worker *w, struct client *c, const char *fmt, ...)
 
 static bool over_limit(const struct client *c)
 {
-	return c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes + c->unsent >= CLIENT_OUT_PAUSE;
+	return c->hold || c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes + c->unsent >= CLIENT_OUT_PAUSE;
 }
 
 static void pause_reading(struct worker *w, struct client *c)
@@ -365,6 +392,8 @@ static void on_writable(struct ev_loop *loop, ev_io *io, int revents)
 
 static void flush_one(struct worker *w, struct client *c)
 {
+	if (c->hold)
+		hold_turn(w, c);
 	if (!ev_is_active(&c->writer) && outq_write(&c->out, c->reader.fd) < 0) {
 		client_drop(c);
 		return;
@@ -376,7 +405,7 @@ static void flush_one(struct worker *w, struct client *c)
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
-	if (c->paused && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
+	if (c->paused && !c->hold && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
 		again_soon(w, c);
 }
 

@@ -7,6 +7,7 @@
 
 #include <hiredis/sds.h>
 
+#include "proxy/txn.h"
 #include "proxy/worker.h"
 
 #define CLIENT_INFLIGHT_MAX 8192          /* requests not yet answered before its socket is not read any more */
@@ -30,6 +31,8 @@ struct client {
 	struct block *in;          /* an incomplete request, or input that waits */
 	size_t in_off;
 	struct resp_request *parser; /* its state; NULL when in is NULL */
+	bool hold;                 /* an answer decides how what follows is understood: not parsed until then */
+	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
 };
@@ -40,6 +43,8 @@ static const char no_such_db[] = "ERR DB index is out of range";
 void client_reply(struct worker *w, struct client *c, sds reply);
 void client_error(struct worker *w, struct client *c, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void client_enqueue(struct client *c, struct req *r);
+/* Sends it when everything before it is answered, and reads on when it is answered itself. */
+void client_hold_for(struct worker *w, struct client *c, struct req *r);
 void client_close_after_replies(struct worker *w, struct client *c);
 void client_flush_soon(struct worker *w, struct client *c);
 

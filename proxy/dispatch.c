@@ -61,6 +61,25 @@ static void unknown_subcommand(struct worker *w, struct client *c, const struct 
 	client_error(w, c, "ERR unknown subcommand '%.*s'. Try %s HELP.", (int)(w->argv[1].n < 128 ? w->argv[1].n : 128), w->argv[1].p, upper);
 }
 
+void dispatch_unknown(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	if (strchr(cmd->name, '|'))
+		unknown_subcommand(w, c, command_find(w->argv[0]));
+	else
+		unknown_command(w, c, argc);
+}
+
+static void wrong_arity(struct worker *w, struct client *c, const struct command *cmd)
+{
+	sds text = sdscatprintf(sdsempty(), "wrong number of arguments for '%s' command", cmd->name);
+
+	if (cmd->shape == SHAPE_EXEC)
+		txn_abort(w, c, text);
+	else
+		client_error(w, c, "ERR %s", text);
+	sdsfree(text);
+}
+
 /* The row, or NULL after an error reply. */
 static const struct command *look_up(struct worker *w, struct client *c, uint32_t argc)
 {
@@ -80,7 +99,7 @@ static const struct command *look_up(struct worker *w, struct client *c, uint32_
 		cmd = sub;
 	}
 	if (!command_arity_ok(cmd, argc)) {
-		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+		wrong_arity(w, c, cmd);
 		return NULL;
 	}
 	return cmd;
@@ -97,13 +116,18 @@ static bool asks_to_block(const struct worker *w, const struct command *cmd, uin
 	return false;
 }
 
+bool dispatch_writes(const struct command *cmd)
+{
+	return cmd->flags & (CMD_WRITE | CMD_SCRIPT) || cmd->effect != EFFECT_NONE;
+}
+
 /* The request as a command of its own that may outlive the read buffer: by reference, or rewritten as an array if it came inline. */
 static struct req *make_req(struct worker *w, const struct resp_request *p, const struct command *cmd, struct block *block, const char *bytes)
 {
 	struct req *r = req_new(w);
 
 	r->cmd = cmd;
-	r->write = cmd->flags & (CMD_WRITE | CMD_SCRIPT) || cmd->effect != EFFECT_NONE;
+	r->write = dispatch_writes(cmd);
 	if (bytes[0] == '*') {
 		r->block = block_ref(block);
 		r->bytes = bytes;
@@ -118,8 +142,7 @@ static struct req *make_req(struct worker *w, const struct resp_request *p, cons
 	return r;
 }
 
-/* All keys of one slot? -1: no; -2: the arguments are wrong, any node words the error; SLOTS: no key. */
-static int common_slot(struct worker *w, const struct command *cmd, uint32_t argc)
+int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc)
 {
 	uint32_t first = command_first_key(cmd);
 	int n, slot;
@@ -158,7 +181,7 @@ static void forward(struct worker *w, struct client *c, struct req *r, int slot)
 static void route(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
 		  const char *bytes)
 {
-	int slot = common_slot(w, cmd, argc);
+	int slot = dispatch_slot(w, cmd, argc);
 	struct req *r;
 
 	if (slot == -1)
@@ -230,13 +253,24 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	uint32_t argc = words_of(w, p, bytes);
 	const struct command *cmd;
 
-	if (!argc || !(cmd = look_up(w, c, argc)))
+	if (!argc)
 		return;
+	if (!(cmd = look_up(w, c, argc))) {
+		txn_failed(c);
+		return;
+	}
 	stat_bump(&w->stats->commands);
 	usage_seen(w->stats->usage, cmd);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
 	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
 		note_script(w, cmd);
+	if (c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE)) {
+		if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
+			txn_queue(w, c, cmd, argc, p, bytes);
+		else
+			txn_failed(c);
+		return;
+	}
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_LOCAL:
 		local_request(w, c, cmd, argc);

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "proxy/txn.h"
+
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced,
 			  const uint8_t *mine, struct worker_stats *stats)
 {
@@ -33,6 +35,7 @@ void engine_free(struct engine *e)
 	dirty_release(&e->dirty);
 	derived_release(&e->derived);
 	changes_end(&e->changes);
+	gate_release(e);
 	mirror_release_pool(e);
 	while (e->waits) {
 		struct slot_wait *w = e->waits;
@@ -143,11 +146,32 @@ static bool must_wait(const struct slot_state *s, const struct req *r)
 	return s->flags & SLOT_FENCED || (w && (w->queue.head || w->why & WAIT_RESEND || (w->why & WAIT_HOLD && r->write)));
 }
 
+static void on_reply(void *arg, const struct reply *reply);
+
+static void start_watch(struct engine *e, struct req *r)
+{
+	if (!e->io.watch_send(e->io.ctx, r->watch, slot_authority(e, r->slot), r->db, r->slot, r->bytes, r->len, r->block, on_reply, r)) {
+		struct block *b = block_copy("+OK\r\n", 5);
+		r->reply_block = b;
+		r->reply = b->data;
+		r->reply_len = b->used;
+		e->io.answer(e->io.ctx, r);
+		return;
+	}
+	r->engine = e;
+	e->slots[r->slot].inflight++; /* not in the engine's sum: the gate need not wait for another connection */
+	e->slots[r->slot].reads++;
+}
+
 static void start(struct engine *e, struct req *r)
 {
 	if (r->spans && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot))) {
 		r->again = true;
 		e->io.answer(e->io.ctx, r);
+		return;
+	}
+	if (r->watch) {
+		(r->txn ? gate_close : start_watch)(e, r);
 		return;
 	}
 	if (e->mirroring && r->write && !r->mw)
@@ -160,6 +184,8 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 {
 	struct req *r;
 
+	if (e->gate.holder)
+		return; /* the gate's end comes back to it */
 	if (w->why & WAIT_RESEND) {
 		if (e->slots[w->slot].inflight || e->io.now_us(e->io.ctx) < w->resume_us)
 			return;
@@ -176,7 +202,7 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 		while ((r = req_list_pop(&resend)))
 			start(e, r);
 	}
-	while ((r = w->queue.head) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
+	while ((r = w->queue.head) && !e->gate.holder && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
 		req_list_pop(&w->queue);
 		start(e, r);
 	}
@@ -199,6 +225,10 @@ void engine_submit(struct engine *e, struct req *r)
 	struct slot_state *s = &e->slots[r->slot];
 
 	assert(s->flags & SLOT_MINE); /* invariant 1 */
+	if (e->gate.holder) {
+		req_list_push(&e->gate.queue, r);
+		return;
+	}
 	if ((s->wait || s->flags & SLOT_FENCED) && must_wait(s, r)) {
 		r->since_us = e->io.now_us(e->io.ctx);
 		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
@@ -216,7 +246,7 @@ void engine_route_changed(struct engine *e, uint16_t slot)
 
 /* --- to the authority and back --- */
 
-static void answer_text(struct engine *e, struct req *r, const char *text)
+void engine_answer_error(struct engine *e, struct req *r, const char *text)
 {
 	struct block *b = block_new(strlen(text) + 8);
 
@@ -252,6 +282,11 @@ static const struct retry_error *retry_error(const struct reply *r)
 			return &retry_errors[i];
 	}
 	return NULL;
+}
+
+bool engine_is_redirect(const struct reply *r)
+{
+	return retry_error(r) != NULL;
 }
 
 /* The follower's slots have moved, or it does not serve them now: the topology is looked at again, the key is copied when that is known. */
@@ -348,10 +383,72 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 		snprintf(text, sizeof text, "CLUSTERDOWN %s", reply->why);
 		mirror_unknown(e, r, reply->why);
 	}
-	answer_text(e, r, text);
+	engine_answer_error(e, r, text);
 }
 
-static void on_reply(void *arg, const struct reply *reply);
+/* MULTI, the queued commands, EXEC: the last answer counts. A command that was refused says why EXEC is: it moved (then all of it is sent again), or
+ * something that home could not foresee. */
+static void on_block_reply(void *arg, const struct reply *reply)
+{
+	struct req *r = arg;
+	struct txn *t = r->txn;
+
+	assert(t->awaited > 0);
+	if (--t->awaited) {
+		if (reply->p && engine_reply_is_error(reply) && !t->refused)
+			t->refused = sdsnewlen(reply->p, reply->n);
+		return;
+	}
+	if (!reply->p || !t->refused || !engine_reply_is_error(reply)) {
+		on_reply(r, reply);
+		return;
+	}
+	struct reply first = { .p = t->refused, .n = sdslen(t->refused) };
+	sds text = retry_error(&first) ? sdsdup(t->refused) : sdscatprintf(sdsempty(), "-EXECABORT Transaction discarded because of: %s", t->refused + 1);
+	struct reply why = { .n = sdslen(text), .block = block_copy(text, sdslen(text)) };
+	sdsfree(text);
+	why.p = why.block->data;
+	on_reply(r, &why);
+	block_unref(why.block);
+}
+
+static void on_script_loaded(void *arg, const struct reply *r);
+
+/* Scripts that it calls go before it: they are no change that a watch would see. */
+static void transmit_watched(struct engine *e, struct req *r, const char *bytes, size_t len)
+{
+	struct txn *t = r->txn;
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		if (!(t->commands[i].cmd->flags & CMD_SHA) || t->commands[i].local)
+			continue;
+		engine_words(e, r->bytes + t->commands[i].at, t->commands[i].len);
+		sds load = e->io.script(e->io.ctx, e->argv[1]);
+		if (load)
+			e->io.watch_exec(e->io.ctx, r->watch, r->db, load, sdslen(load), NULL, 1, on_script_loaded, NULL);
+		sdsfree(load);
+	}
+	e->io.watch_exec(e->io.ctx, r->watch, r->db, bytes, len, r->mw ? r->mw->block : r->block, t->awaited, on_block_reply, r);
+}
+
+static void transmit_block(struct engine *e, struct req *r, uint16_t node, const char *bytes, size_t len)
+{
+	struct txn *t = r->txn;
+
+	sdsfree(t->refused);
+	t->refused = NULL;
+	t->awaited = multi_replies(r);
+	if (r->watch) {
+		transmit_watched(e, r, bytes, len);
+		return;
+	}
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->commands[i].cmd->flags & CMD_SHA && !t->commands[i].local) {
+			engine_words(e, r->bytes + t->commands[i].at, t->commands[i].len);
+			e->io.preload(e->io.ctx, slot_authority(e, r->slot), r->slot, node, e->argv[1]);
+		}
+	e->io.send(e->io.ctx, slot_authority(e, r->slot), r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, t->awaited, on_block_reply, r);
+}
 
 void engine_transmit(struct engine *e, struct req *r)
 {
@@ -360,11 +457,14 @@ void engine_transmit(struct engine *e, struct req *r)
 	const char *bytes = r->mw ? r->mw->bytes : r->bytes;
 	size_t len = r->mw ? r->mw->len : r->len;
 
-	e->slots[r->slot].inflight++;
+	slot_sent(e, r->slot, 1);
 	e->slots[r->slot].reads += !r->write;
 	r->engine = e;
 	r->ask_node = NODE_NONE;
-	e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
+	if (r->txn)
+		transmit_block(e, r, node, bytes, len);
+	else
+		e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
 	if (r->mw)
 		mirror_transmitted(e, r, node);
 }
@@ -378,8 +478,11 @@ static void on_reply(void *arg, const struct reply *reply)
 
 	assert(s->inflight > 0);
 	s->inflight--;
+	e->inflight -= !r->watch || r->txn;
 	s->reads -= !r->write;
-	if (!reply->p) {
+	if (r->watch && r->txn) {
+		gate_replied(e, r, reply);
+	} else if (!reply->p) {
 		lost(e, r, reply);
 	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
 		r->reply = reply->p;
@@ -393,6 +496,8 @@ static void on_reply(void *arg, const struct reply *reply)
 	authority_replied(e, slot);
 	if (s->wait && s->inflight == 0)
 		wait_resume(e, e->slots[slot].wait);
+	if (e->gate.holder)
+		gate_turn(e);
 }
 
 /* --- turns --- */
@@ -474,7 +579,7 @@ bool engine_settled(const struct engine *e)
 
 bool engine_idle(const struct engine *e)
 {
-	if (e->queued || e->waits)
+	if (e->queued || e->waits || e->gate.holder)
 		return false;
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (e->slots[i].inflight)

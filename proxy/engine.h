@@ -30,6 +30,8 @@ struct engine_io {
 	/* MOVED or ASK: the node it names (made known if new), NODE_NONE if it cannot be; moved: the slot's route changes. */
 	uint16_t (*redirect)(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved);
 	sds (*script)(void *ctx, struct slice sha);                  /* the request that loads it; NULL: not known */
+	/* A transaction calls this script: whoever misses it could not be mended in its middle. Loaded ahead where that was not done yet. */
+	void (*preload)(void *ctx, enum side side, uint16_t slot, uint16_t node, struct slice sha);
 	void (*refresh)(void *ctx, enum side side, const char *why); /* the topology seems old */
 	bool (*is_up)(void *ctx, enum side side, uint16_t slot);     /* the data connection is there */
 	uint64_t (*generation)(void *ctx, enum side side);           /* of the topology in force */
@@ -41,6 +43,12 @@ struct engine_io {
 	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
 	void (*held)(void *ctx, uint16_t slot, bool ok);
 	void (*changed)(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known); /* answers engine_changes; takes the elements */
+	/* A client's own connection (watch.h): its WATCH; whether what it watches is still sure to be told; its EXEC; an end to what a lost one may still do. */
+	bool (*watch_send)(void *ctx, struct watch *v, enum side side, uint16_t db, uint16_t slot, const char *p, size_t n, struct block *holder, reply_fn *fn, void *arg);
+	bool (*watch_holds)(void *ctx, const struct watch *v, enum side side, uint16_t slot);
+	void (*watch_exec)(void *ctx, struct watch *v, uint16_t db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+	void (*watch_disarm)(struct watch *v);
+	bool (*watch_kill)(void *ctx, struct watch *v, enum side side, uint16_t slot, reply_fn *fn, void *arg);
 	void (*fenced)(void *ctx, uint64_t flip, bool ok, const char *why);
 	int64_t (*now_us)(void *ctx);
 	int64_t (*clock_ms)(void *ctx, enum side side, uint16_t slot); /* that node's clock */

@@ -262,7 +262,7 @@ void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice 
 {
 	keyhash h = keyhash_of(db, key);
 
-	if (!e->mirroring)
+	if (!e->mirroring || (e->gate.echoes && gate_echo(e, side, h)))
 		return;
 	if (side == slot_authority(e, slot) && changes_about(&e->changes, h))
 		changes_unknown(&e->changes);
@@ -522,7 +522,7 @@ static void read_inband(struct engine *e, struct cwrite *w)
 	w->read_bytes = 0;
 	w->too_big = w->failed = false;
 	w->read = calloc(w->nreads, sizeof *w->read);
-	e->slots[c->slot].inflight++;
+	slot_sent(e, c->slot, 1);
 	e->slots[c->slot].own++;
 	e->io.send(e->io.ctx, slot_authority(e, c->slot), c->db, c->slot, NODE_NONE, c->block, sdslen(c->block), NULL, c->ncommands, on_inband_reply, w);
 	sdsfree(c->block);
@@ -607,7 +607,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 		w->failed = true;
 	if (++w->reads < w->nreads)
 		return;
-	e->slots[slot].inflight--;
+	slot_replied(e, slot);
 	e->slots[slot].own--;
 	if (w->failed)
 		inband_failed(e, w, COPY_REFUSED, "the authority could not be read");
@@ -617,6 +617,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 		inband_compose(e, w);
 	authority_replied(e, slot);
 	engine_wait_lift(e, slot, 0);
+	gate_turn(e);
 }
 
 /* Makes the dirty entry a reader of the data connection: effects up to its reply are in the value, later ones follow it. */
@@ -674,7 +675,7 @@ void engine_copy(struct engine *e, struct copy *c)
 		return;
 	}
 	bool moving = s->wait && s->wait->why & WAIT_RESEND; /* the read must not overtake what is sent again */
-	if (c->kind == COPY_INBAND && (moving || !begin_inband(e, c, h))) {
+	if (c->kind == COPY_INBAND && (moving || e->gate.holder || !begin_inband(e, c, h))) { /* a closed gate opens at once: no failure that is waited after */
 		copy_end(e, c, moving ? COPY_REFUSED : COPY_STALE, NULL);
 		return;
 	}

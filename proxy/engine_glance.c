@@ -76,7 +76,7 @@ static void on_glance(void *arg, const struct reply *r)
 	uint16_t slot = g->slot;
 
 	assert(s->inflight > 0 && s->own > 0 && e->glances > 0);
-	s->inflight--;
+	slot_replied(e, slot);
 	s->own--;
 	e->glances--;
 	if (r->p)
@@ -92,6 +92,7 @@ static void on_glance(void *arg, const struct reply *r)
 	}
 	authority_replied(e, slot);
 	engine_wait_lift(e, slot, 0);
+	gate_turn(e);
 }
 
 /* False: not now, or not worth it; the key is copied as any other. */
@@ -102,7 +103,7 @@ bool glance(struct engine *e, struct dirty_key *k)
 	struct glanced *g;
 
 	assert(k->state == DIRTY_IDLE);
-	if (e->glances >= ENGINE_GLANCES_MAX || (s->wait && s->wait->why & WAIT_RESEND)) /* it must not overtake what is sent again */
+	if (e->gate.holder || e->glances >= ENGINE_GLANCES_MAX || (s->wait && s->wait->why & WAIT_RESEND)) /* it must not overtake what is sent again */
 		return false;
 	if (e->glance_misses >= MISSES_MAX && e->glance_misses++ % MISSED_EVERY)
 		return false;
@@ -116,7 +117,7 @@ bool glance(struct engine *e, struct dirty_key *k)
 	g->db = k->db;
 	g->hash = k->hash;
 	dirty_set_state(&e->dirty, k, DIRTY_READING, 0);
-	s->inflight++;
+	slot_sent(e, k->slot, 1);
 	s->own++;
 	e->glances++;
 	sds bytes = resp_cat_request(sdsempty(), 2, words);

@@ -63,6 +63,8 @@ struct slot_state {
 	uint8_t flags;
 };
 
+struct mblock;
+
 struct wkey {
 	struct slice key; /* in the request's bytes */
 	keyhash hash;
@@ -70,6 +72,7 @@ struct wkey {
 	bool writes;
 	bool applies; /* counted in its dirty key's `applying` */
 	journal_ref entry; /* from before the command is sent until the write is forgotten */
+	bool whole;   /* set whole by what stands before in the same transaction */
 };
 
 /* A write as the mirror sees it: from its sending to the authority until the follower's acknowledgement. This, the dirty table and
@@ -87,6 +90,7 @@ struct mwrite {
 	uint32_t nkeys;
 	uint16_t slot, db;
 	uint32_t traits;
+	struct mblock *multi;    /* a transaction: its commands (engine_multi.c); `cmd` is EXEC then */
 	struct effect effect;
 	uint64_t digest;         /* of the authority's reply */
 	struct block *reply_block; /* the authority's reply, while the tail is awaited */
@@ -138,6 +142,18 @@ struct fence {
 	char why[200];
 };
 
+/* One EXEC on a client's own connection at a time; nothing else meanwhile (engine_gate.c). */
+struct gate {
+	struct req *holder;      /* NULL: open */
+	bool running;            /* it was sent */
+	struct req_list queue;   /* what waits for the gate */
+	struct echoes *echoes;   /* reports to come of keys that such EXECs wrote, oldest first */
+	struct echoes *now;      /* of the one that runs */
+	char why[256];           /* its connection was lost */
+};
+
+struct echoes;
+
 struct engine {
 	struct engine_io io;
 	struct engine_options opt;
@@ -150,6 +166,8 @@ struct engine {
 	struct derived derived;
 	struct changes changes;  /* of the large key that is being copied */
 	struct fence fence;
+	struct gate gate;
+	uint64_t inflight;       /* of all slots */
 	struct slot_wait *waits;
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
@@ -195,6 +213,19 @@ static inline void stat_add(_Atomic uint64_t *s, uint64_t n)
 	atomic_store_explicit(s, atomic_load_explicit(s, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
+/* So many answers of the authority are to come. */
+static inline void slot_sent(struct engine *e, uint16_t slot, uint32_t n)
+{
+	e->slots[slot].inflight += n;
+	e->inflight += n;
+}
+
+static inline void slot_replied(struct engine *e, uint16_t slot)
+{
+	e->slots[slot].inflight--;
+	e->inflight--;
+}
+
 static inline void req_list_push(struct req_list *l, struct req *r)
 {
 	r->link = NULL;
@@ -220,6 +251,8 @@ static inline struct req *req_list_pop(struct req_list *l)
 }
 
 /* engine.c */
+void engine_answer_error(struct engine *e, struct req *r, const char *text);
+bool engine_is_redirect(const struct reply *r); /* an error about the cluster's state, not about the command */
 void engine_transmit(struct engine *e, struct req *r);
 struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why);
 void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why);
@@ -234,6 +267,34 @@ void mirror_replied(struct engine *e, struct req *r, const struct reply *reply);
 void mirror_unknown(struct engine *e, struct req *r, const char *why);
 void mirror_release_pool(struct engine *e);
 bool engine_reply_is_error(const struct reply *r);
+
+enum verdict { SEND, DROP, SNAPSHOT }; /* the effect goes; a copy to come has it; the written keys are copied */
+void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc); /* of the words in e->argv */
+struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32_t argc);
+bool mirror_may_set_expiry(const struct command *cmd, uint32_t argc);
+uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw);
+sds mirror_cat_check(sds s, const struct wkey *k);
+enum verdict mirror_decide(struct engine *e, struct mwrite *mw);
+void mirror_before_send(struct engine *e, struct mwrite *mw);
+void mirror_note_changes(struct engine *e, const struct mwrite *mw);
+void mirror_effect_send(struct engine *e, struct mwrite *mw);
+void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
+void mirror_release(struct mwrite *mw);
+
+/* engine_gate.c */
+void gate_close(struct engine *e, struct req *r);  /* EXEC of a client that watches */
+void gate_turn(struct engine *e);                  /* something in flight has ended */
+void gate_replied(struct engine *e, struct req *r, const struct reply *reply);
+bool gate_echo(struct engine *e, enum side side, keyhash h); /* is this report ours? */
+void gate_wrote(struct engine *e, const struct wkey *keys, uint32_t n);
+void gate_release(struct engine *e);
+
+/* engine_multi.c: transactions */
+void multi_prepare(struct engine *e, struct mwrite *mw, struct req *r);
+uint32_t multi_replies(const struct req *r);
+void multi_replied(struct engine *e, struct mwrite *mw);
+bool multi_as_expected(const struct mwrite *mw, const struct reply *r);
+void multi_release(struct mblock *b);
 
 /* engine_dirty.c */
 void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why);

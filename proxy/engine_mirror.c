@@ -37,6 +37,7 @@ static void mw_free(struct mwrite *mw)
 	block_unref(mw->reply_block);
 	sdsfree(mw->probe_reply);
 	sdsfree(mw->effect.block);
+	multi_release(mw->multi);
 	mw->next = e->pool;
 	e->pool = mw;
 }
@@ -69,7 +70,7 @@ static void other_database(struct engine *e, struct mwrite *mw, uint32_t argc)
 	k->writes = true;
 }
 
-static void collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
+void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
 	int n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
 
@@ -106,7 +107,7 @@ static uint8_t generation_of(struct engine *e, enum side side)
 	return r.version >= 0x090100 ? SERVER_VALKEY_9_1 : r.version >= 0x080100 ? SERVER_VALKEY_8_1 : SERVER_VALKEY_8_0;
 }
 
-static struct effect_call call_of(struct engine *e, const struct mwrite *mw, uint32_t argc)
+struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32_t argc)
 {
 	return (struct effect_call){ .cmd = mw->cmd, .argc = argc, .argv = e->argv,
 		.now_ms = mw->sent_ms, .authority = generation_of(e, slot_authority(e, mw->slot)), .follower = generation_of(e, slot_follower(e, mw->slot)) };
@@ -115,7 +116,7 @@ static struct effect_call call_of(struct engine *e, const struct mwrite *mw, uin
 /* Relative expiry becomes absolute: the canonical request takes the place of the client's. */
 static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
-	struct effect_call call = call_of(e, mw, argc);
+	struct effect_call call = mirror_call(e, mw, argc);
 	sds out;
 
 	if (mw->cmd->canonical == CANON_NONE)
@@ -133,7 +134,7 @@ static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 }
 
 /* By the number of words, so that a plain SET needs no second look. */
-static bool may_set_expiry(const struct command *cmd, uint32_t argc)
+bool mirror_may_set_expiry(const struct command *cmd, uint32_t argc)
 {
 	return cmd->flags & CMD_SCRIPT || cmd->rewrite == REWRITE_EXPIRE || (cmd->canonical != CANON_NONE && argc > 3);
 }
@@ -145,7 +146,7 @@ static bool may_expire(struct engine *e, const struct mwrite *mw)
 }
 
 /* Will the follower have the keys, so that an effect that builds on them can be sent? Then race 1 has to be excluded: how many keys to check. */
-static uint8_t checks_needed(struct engine *e, const struct mwrite *mw)
+uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw)
 {
 	if (fault("race-1-expiry") || !(mw->traits & CMD_UNPROVEN) || mw->nkeys == 0 || mw->nkeys > ENGINE_CHECKS_MAX || !may_expire(e, mw))
 		return 0;
@@ -160,10 +161,20 @@ static uint8_t checks_needed(struct engine *e, const struct mwrite *mw)
 	return (uint8_t)mw->nkeys;
 }
 
+static void prepare_one(struct engine *e, struct mwrite *mw)
+{
+	uint32_t argc = canonicalise(e, mw, engine_words(e, mw->bytes, mw->len));
+
+	e->expiring |= mirror_may_set_expiry(mw->cmd, argc);
+	mirror_collect_keys(e, mw, argc);
+	struct effect_call call = mirror_call(e, mw, argc);
+	mw->traits = effect_traits(&call);
+	mw->checks = mirror_checks_needed(e, mw);
+}
+
 void mirror_prepare(struct engine *e, struct req *r)
 {
 	struct mwrite *mw = mw_new(e);
-	uint32_t argc = engine_words(e, r->bytes, r->len);
 
 	mw->req = r;
 	mw->cmd = r->cmd;
@@ -173,12 +184,10 @@ void mirror_prepare(struct engine *e, struct req *r)
 	mw->bytes = r->bytes;
 	mw->len = r->len;
 	mw->sent_ms = e->io.clock_ms(e->io.ctx, slot_authority(e, r->slot), r->slot);
-	argc = canonicalise(e, mw, argc);
-	e->expiring |= may_set_expiry(mw->cmd, argc);
-	collect_keys(e, mw, argc);
-	struct effect_call call = call_of(e, mw, argc);
-	mw->traits = effect_traits(&call);
-	mw->checks = checks_needed(e, mw);
+	if (r->txn)
+		multi_prepare(e, mw, r);
+	else
+		prepare_one(e, mw);
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)
@@ -191,7 +200,7 @@ void mirror_prepare(struct engine *e, struct req *r)
 	r->mw = mw;
 }
 
-static sds cat_check(sds s, const struct wkey *k)
+sds mirror_cat_check(sds s, const struct wkey *k)
 {
 	struct slice words[2] = { SLICE_LIT("PEXPIRETIME"), k->key };
 
@@ -201,7 +210,7 @@ static sds cat_check(sds s, const struct wkey *k)
 static sds cat_checks(sds s, const struct mwrite *mw)
 {
 	for (uint32_t i = 0; i < mw->checks; i++)
-		s = cat_check(s, &mw->keys[i]);
+		s = mirror_cat_check(s, &mw->keys[i]);
 	return s;
 }
 
@@ -218,7 +227,7 @@ static void tail_ask(struct engine *e, struct mwrite *mw, uint16_t node, sds pro
 	if (mw->probe)
 		tail_send(e, mw, node, probe, 1);
 	for (uint32_t i = 0; i < mw->checks; i++) {
-		sds s = cat_check(sdsempty(), &mw->keys[i]);
+		sds s = mirror_cat_check(sdsempty(), &mw->keys[i]);
 		tail_send(e, mw, node, s, 1);
 		sdsfree(s);
 	}
@@ -228,14 +237,16 @@ static void tail_ask(struct engine *e, struct mwrite *mw, uint16_t node, sds pro
 void mirror_transmitted(struct engine *e, struct req *r, uint16_t node)
 {
 	struct mwrite *mw = r->mw;
-	sds s = sdsempty();
 
+	if (mw->multi)
+		return; /* what is asked stands in the block */
+	sds s = sdsempty();
 	/* the words are parsed again because a redirect may lie between */
-	struct effect_call call = call_of(e, mw, engine_words(e, mw->bytes, mw->len));
+	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));
 	mw->probe = effect_probe(&call, &s);
 	mw->tail_left = mw->checks + (mw->probe ? 1u : 0u);
 	mw->expires_authority = mw->expires_follower = 0;
-	e->slots[r->slot].inflight += mw->tail_left; /* the slot is not drained before its tails are */
+	slot_sent(e, r->slot, mw->tail_left); /* the slot is not drained before its tails are */
 	if (node != NODE_NONE) {
 		tail_ask(e, mw, node, s);
 	} else if (mw->tail_left) {
@@ -263,7 +274,7 @@ static void complete(struct engine *e, struct mwrite *mw)
 			version_complete(&e->versions, stripe_of(mw->keys[i].hash.low64));
 }
 
-static void release(struct mwrite *mw)
+void mirror_release(struct mwrite *mw)
 {
 	struct engine *e = mw->engine;
 
@@ -277,7 +288,7 @@ static void release(struct mwrite *mw)
 		mw_free(mw);
 }
 
-static void mark_written(struct engine *e, struct mwrite *mw, const char *why)
+void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why)
 {
 	for (uint32_t i = 0; i < mw->nkeys; i++)
 		if (mw->keys[i].writes)
@@ -292,10 +303,10 @@ void mirror_unknown(struct engine *e, struct req *r, const char *why)
 		return;
 	r->mw = NULL;
 	mw->req = NULL;
-	mark_written(e, mw, why);
+	mirror_mark_written(e, mw, why);
 	changes_unknown(&e->changes);
 	mirror_redirected(mw); /* its tail is lost, too: the answers are only counted */
-	release(mw);
+	mirror_release(mw);
 }
 
 /* --- the follower's answers --- */
@@ -304,6 +315,8 @@ static bool as_expected(const struct mwrite *mw, const struct reply *r)
 {
 	struct resp_item item;
 
+	if (mw->multi)
+		return multi_as_expected(mw, r);
 	switch (mw->effect.expect) {
 	case EXPECT_ANY:
 		return true;
@@ -380,7 +393,7 @@ static void acknowledged(struct engine *e, struct mwrite *mw)
 		if (d)
 			dirty_applied(e, d, !mw->failed);
 	}
-	release(mw);
+	mirror_release(mw);
 }
 
 static void on_effect_reply(void *arg, const struct reply *r)
@@ -424,7 +437,7 @@ static void on_follower_check(void *arg, const struct reply *r)
 
 /* --- what the follower gets --- */
 
-static void effect_send(struct engine *e, struct mwrite *mw)
+void mirror_effect_send(struct engine *e, struct mwrite *mw)
 {
 	bool same = mw->effect.kind == EFFECT_IS_SAME;
 	const char *bytes = same ? mw->bytes : mw->effect.block;
@@ -449,9 +462,8 @@ static void effect_send(struct engine *e, struct mwrite *mw)
 		e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, s, sdslen(s), NULL, mw->checks, on_follower_check, mw);
 		sdsfree(s);
 	}
+	complete(e, mw);
 }
-
-enum verdict { SEND, DROP, SNAPSHOT };
 
 /* A copy that holds all marks so far is on its way: effects behind it find the key whole. */
 static bool is_applying(const struct dirty_key *d)
@@ -466,7 +478,7 @@ static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const s
 
 	if (known_has(&e->foreign, k->hash))
 		return SNAPSHOT;
-	if (mw->effect.whole)
+	if (mw->effect.whole || k->whole)
 		return SEND;
 	if (d)
 		return is_applying(d) ? SEND : DROP;
@@ -476,7 +488,7 @@ static enum verdict judge_key(struct engine *e, const struct mwrite *mw, const s
 static bool inputs_synced(struct engine *e, const struct mwrite *mw)
 {
 	for (uint32_t i = 0; i < mw->nkeys; i++)
-		if (key_dirty(e, mw->keys[i].hash) || !key_is_synced(e, mw->keys[i].hash, mw->keys[i].slot))
+		if (!mw->keys[i].whole && (key_dirty(e, mw->keys[i].hash) || !key_is_synced(e, mw->keys[i].hash, mw->keys[i].slot)))
 			return false;
 	return true;
 }
@@ -519,7 +531,7 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 }
 
 /* What the effect says about whether the follower will have these keys. */
-static void before_send(struct engine *e, struct mwrite *mw)
+void mirror_before_send(struct engine *e, struct mwrite *mw)
 {
 	mw->compare = true;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
@@ -542,7 +554,7 @@ static void before_send(struct engine *e, struct mwrite *mw)
 }
 
 /* Tells who copies a large key in chunks what was written of it. */
-static void note_changes(struct engine *e, const struct mwrite *mw)
+void mirror_note_changes(struct engine *e, const struct mwrite *mw)
 {
 	const struct effect *f = &mw->effect;
 
@@ -575,7 +587,7 @@ static bool remember_derived(struct engine *e, const struct mwrite *mw)
 	return true;
 }
 
-static enum verdict decide_and_remember(struct engine *e, struct mwrite *mw)
+enum verdict mirror_decide(struct engine *e, struct mwrite *mw)
 {
 	enum verdict v = decide(e, mw);
 
@@ -586,34 +598,37 @@ static enum verdict decide_and_remember(struct engine *e, struct mwrite *mw)
 static void mirror_effect(struct engine *e, struct mwrite *mw)
 {
 	if (e->changes.on && mw->effect.kind != EFFECT_IS_NOTHING)
-		note_changes(e, mw);
+		mirror_note_changes(e, mw);
 	if (mw->effect.kind == EFFECT_IS_NOTHING || mw->effect.kind == EFFECT_IS_BROADCAST || !e->mirroring) {
-		release(mw);
+		mirror_release(mw);
 		return;
 	}
-	switch (decide_and_remember(e, mw)) {
+	switch (mirror_decide(e, mw)) {
 	case SNAPSHOT:
 		stat_add(&e->stats->snapshots, 1);
-		mark_written(e, mw, NULL);
-		release(mw);
+		mirror_mark_written(e, mw, NULL);
+		mirror_release(mw);
 		return;
 	case DROP:
-		release(mw);
+		mirror_release(mw);
 		return;
 	case SEND:
 		break;
 	}
-	before_send(e, mw);
+	mirror_before_send(e, mw);
 	if (!mw->effect.unproven)
 		mw->checks = 0;
-	effect_send(e, mw);
-	complete(e, mw);
+	mirror_effect_send(e, mw);
 }
 
 /* The authority's reply and its tail are complete: what does the follower get? */
 static void finish(struct engine *e, struct mwrite *mw)
 {
-	struct effect_call call = call_of(e, mw, engine_words(e, mw->bytes, mw->len));
+	if (mw->multi) {
+		multi_replied(e, mw);
+		return;
+	}
+	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));
 	struct slice reply = slice(mw->reply, mw->reply_len);
 
 	if (mw->probe_reply)
@@ -643,7 +658,7 @@ static void on_tail(void *arg, const struct reply *r)
 	uint16_t slot = mw->slot;
 
 	assert(e->slots[slot].inflight > 0);
-	e->slots[slot].inflight--;
+	slot_replied(e, slot);
 	if (!mw->tail_skip)
 		tail_reply(mw, r);
 	else if (--mw->tail_skip == 0 && mw->released)
@@ -651,6 +666,7 @@ static void on_tail(void *arg, const struct reply *r)
 	authority_replied(e, slot);
 	if (!e->slots[slot].inflight)
 		engine_wait_lift(e, slot, 0);
+	gate_turn(e);
 }
 
 /* The authority has answered: the client gets its reply; the effect follows at once, or behind the tail. */

@@ -240,6 +240,7 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 {
 	(void)cmd;
 	(void)argc;
+	txn_drop(w, c);
 	c->proto = 2;
 	c->db = 0;
 	set_text(&c->name, SLICE_LIT(""));
@@ -390,6 +391,11 @@ static local_fn *const local_functions[] = {
 	[LOCAL_INFO] = local_info,
 	[LOCAL_TIME] = time_now,
 	[LOCAL_READONLY] = readonly,
+	[LOCAL_MULTI] = local_multi,
+	[LOCAL_EXEC] = local_exec,
+	[LOCAL_DISCARD] = local_discard,
+	[LOCAL_WATCH] = local_watch,
+	[LOCAL_UNWATCH] = local_unwatch,
 };
 
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)

@@ -20,13 +20,16 @@ struct identity local_identity(const struct worker *w);
 /* "7.0.15" → 0x07000f; what is missing counts as 0. */
 uint32_t local_version(const char *text);
 
+/* Does the server that answers now know the command? */
+bool local_knows(const struct worker *w, const struct command *cmd);
+
 /* An aggregate's header: n pairs of a '%', n elements of a '~' or '*'; both are arrays in RESP2. */
 sds local_cat_aggregate(sds s, int proto, char type, int64_t n);
 sds local_cat_text(sds s, const char *text);                 /* a bulk */
 sds local_cat_verbatim(sds s, int proto, struct slice text); /* =txt:, in RESP2 a bulk */
 
 typedef void local_fn(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
-local_fn local_info;
+local_fn local_info, local_multi, local_exec, local_discard, local_watch, local_unwatch;
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 
 #endif

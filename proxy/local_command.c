@@ -13,15 +13,15 @@
 /* --- what is shown --- */
 
 /* The servers of the table that stand for a version: `same` knows what it knows, what `next` added it knows if it came early enough. */
-struct known {
+struct knowledge {
 	uint8_t same, next;
 	uint32_t number;
 	bool valkey;
 };
 
-static struct known known_by(const struct identity *id)
+static struct knowledge known_by(const struct identity *id)
 {
-	struct known k = { SERVER_REDIS_7_0, SERVER_REDIS_8_0, id->number, id->valkey };
+	struct knowledge k = { SERVER_REDIS_7_0, SERVER_REDIS_8_0, id->number, id->valkey };
 
 	if (!id->valkey && id->number >= 0x080000)
 		k.same = SERVER_REDIS_8_0, k.next = 0;
@@ -37,7 +37,7 @@ static struct known known_by(const struct identity *id)
 }
 
 /* The table names where a command first was; what Redis got after the products parted came to Valkey with 9.0, or later. */
-static const char *since_of(const struct command *cmd, const struct known *k)
+static const char *since_of(const struct command *cmd, const struct knowledge *k)
 {
 	const char *space = strchr(cmd->since, ' '), *version = space ? space + 1 : cmd->since;
 
@@ -46,7 +46,7 @@ static const char *since_of(const struct command *cmd, const struct known *k)
 	return version;
 }
 
-static bool is_known(const struct command *cmd, const struct known *k)
+static bool is_known(const struct command *cmd, const struct knowledge *k)
 {
 	return cmd->servers & k->same || (cmd->servers & k->next && local_version(since_of(cmd, k)) <= k->number);
 }
@@ -68,7 +68,7 @@ static const struct command *next_sub(const struct command *container, const str
 	return NULL;
 }
 
-static bool is_shown(const struct command *cmd, const struct known *k)
+static bool is_shown(const struct command *cmd, const struct knowledge *k)
 {
 	if (!is_known(cmd, k))
 		return false;
@@ -82,7 +82,7 @@ static bool is_shown(const struct command *cmd, const struct known *k)
 	return false;
 }
 
-static unsigned count_subs(const struct command *container, const struct known *k)
+static unsigned count_subs(const struct command *container, const struct knowledge *k)
 {
 	unsigned n = 0;
 
@@ -92,7 +92,7 @@ static unsigned count_subs(const struct command *container, const struct known *
 	return n;
 }
 
-static unsigned count_top(const struct known *k)
+static unsigned count_top(const struct knowledge *k)
 {
 	unsigned n = 0;
 
@@ -102,7 +102,7 @@ static unsigned count_top(const struct known *k)
 }
 
 /* "get", "config|get". */
-static const struct command *find_shown(struct slice name, const struct known *k)
+static const struct command *find_shown(struct slice name, const struct knowledge *k)
 {
 	const char *bar = name.n ? memchr(name.p, '|', name.n) : NULL;
 	const struct command *cmd = command_find(bar ? slice(name.p, (size_t)(bar - name.p)) : name);
@@ -112,11 +112,22 @@ static const struct command *find_shown(struct slice name, const struct known *k
 	return cmd && is_shown(cmd, k) ? cmd : NULL;
 }
 
-static struct known known_to(const struct worker *w)
+static struct knowledge known_to(const struct worker *w)
 {
 	struct identity id = local_identity(w);
 
 	return known_by(&id);
+}
+
+bool local_knows(const struct worker *w, const struct command *cmd)
+{
+	const struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
+
+	if (!t || !t->version)
+		return true;
+	struct identity id = { .number = t->version, .valkey = t->product == PRODUCT_VALKEY, .cluster = t->cluster };
+	struct knowledge k = known_by(&id);
+	return is_known(cmd, &k);
 }
 
 /* --- COMMAND INFO --- */
@@ -250,7 +261,7 @@ static struct legacy_range legacy_range(const struct command *cmd)
 	return r.first == INT_MAX ? (struct legacy_range){ 0, 0, 0 } : r;
 }
 
-static sds cat_info(sds s, int proto, const struct command *cmd, const struct known *k)
+static sds cat_info(sds s, int proto, const struct command *cmd, const struct knowledge *k)
 {
 	struct legacy_range range = legacy_range(cmd);
 	unsigned subs = count_subs(cmd, k);
@@ -276,7 +287,7 @@ static sds cat_info(sds s, int proto, const struct command *cmd, const struct kn
 
 void local_command(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 	sds s = resp_cat_len(sdsempty(), '*', count_top(&k));
 
 	(void)cmd;
@@ -289,7 +300,7 @@ void local_command(struct worker *w, struct client *c, const struct command *cmd
 
 void local_command_count(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 
 	(void)cmd;
 	(void)argc;
@@ -298,7 +309,7 @@ void local_command_count(struct worker *w, struct client *c, const struct comman
 
 void local_command_info(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 	const struct command *row;
 
 	if (argc == 2) {
@@ -346,7 +357,7 @@ static const char *group_of(const struct command *cmd)
 	return group ? group : "server";
 }
 
-static sds cat_docs(sds s, int proto, const struct command *cmd, const struct known *k)
+static sds cat_docs(sds s, int proto, const struct command *cmd, const struct knowledge *k)
 {
 	unsigned subs = count_subs(cmd, k);
 
@@ -366,7 +377,7 @@ static sds cat_docs(sds s, int proto, const struct command *cmd, const struct kn
 
 void local_command_docs(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 	const struct command *row;
 	sds body = sdsempty();
 	int64_t n = 0;
@@ -495,7 +506,7 @@ static bool parse_filter(uint32_t argc, const struct slice *argv, struct filter 
 
 void local_command_list(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 	struct filter f = { FILTER_NONE, { NULL, 0 } };
 	sds body = sdsempty();
 	int64_t n = 0;
@@ -527,7 +538,7 @@ static bool has_keys(const struct command *cmd)
 }
 
 /* The row of the request that is asked about, refused ones included: where keys are is no secret. NULL: the source does not know it. */
-static const struct command *asked_row(uint32_t argc, const struct slice *argv, const struct known *k)
+static const struct command *asked_row(uint32_t argc, const struct slice *argv, const struct knowledge *k)
 {
 	const struct command *row = command_find(argv[0]);
 
@@ -551,7 +562,7 @@ static int keys_of(struct worker *w, const struct command *row, uint32_t argc, c
 
 void local_command_getkeys(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct known k = known_to(w);
+	struct knowledge k = known_to(w);
 	const struct slice *argv = w->argv + 2;
 	const struct command *row = asked_row(argc - 2, argv, &k);
 	int n;

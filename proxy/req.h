@@ -13,6 +13,8 @@
 
 struct client;
 struct split;
+struct txn;
+struct watch;
 struct mwrite;
 struct engine;
 struct worker;
@@ -21,6 +23,8 @@ struct req {
 	struct req *next, *link;
 	struct req *made_next;      /* all that home has made: what is still under way at the end is given back, too */
 	struct client *client;      /* NULL: the client has gone, the reply is dropped */
+	struct txn *txn;            /* EXEC: what its commands are; freed with the request */
+	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
 	struct split *split;        /* part of a split command, or NULL */
 	struct block *block;
 	const char *bytes;
@@ -40,9 +44,10 @@ struct req {
 	uint16_t ask_node;          /* owner's: send with ASKING to this node once; NODE_NONE */
 	uint8_t proto;              /* of the client when it sent this */
 	bool done;
+	bool parked;                /* home's: goes to the owner when everything before it is answered */
 	bool write;                 /* may change data */
 	bool spans;                 /* keys of several slots, as one command for a standalone server */
-	bool again;                 /* given back unanswered: its slots are a cluster's now, home splits it */
+	bool again;                 /* given back unanswered: its slots are a cluster's now, home splits or refuses it */
 	bool loaded;                /* its script was loaded behind the scenes: once is enough */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };

@@ -20,6 +20,7 @@ struct scripts {
 	pthread_mutex_t lock;
 	struct script *table;
 	size_t bytes, max;
+	_Atomic uint64_t epoch;
 };
 
 struct scripts *scripts_new(size_t max_bytes)
@@ -43,7 +44,13 @@ void scripts_forget(struct scripts *s)
 		free(i);
 	}
 	s->bytes = 0;
+	s->epoch++;
 	pthread_mutex_unlock(&s->lock);
+}
+
+uint64_t scripts_epoch(struct scripts *s)
+{
+	return s->epoch;
 }
 
 void scripts_free(struct scripts *s)

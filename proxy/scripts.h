@@ -6,6 +6,7 @@
 
 #include <hiredis/sds.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "resp/slice.h"
 
@@ -15,6 +16,7 @@ struct scripts *scripts_new(size_t max_bytes);
 void scripts_free(struct scripts *s);
 bool scripts_remember(struct scripts *s, struct slice body); /* true: it was not known, and is now */
 void scripts_forget(struct scripts *s); /* SCRIPT FLUSH: all */
+uint64_t scripts_epoch(struct scripts *s); /* moves when they are forgotten */
 /* "SCRIPT LOAD body" as a request, the caller's to free; NULL: not known. sha in upper or lower case. */
 sds scripts_load_request(struct scripts *s, struct slice sha);
 /* The same for all, one behind the other; *n is how many. NULL: none is known. */

@@ -9,11 +9,13 @@
 #include "proxy/client.h"
 #include "proxy/journals.h"
 #include "proxy/log.h"
+#include "proxy/watch.h"
 #include "resp/parse.h"
 #include "resp/write.h"
 
 #define TICK_S 0.01
 #define DRAIN_LIMIT_S 5.0
+#define PRELOADED_MAX 16384
 #define NODES_MAX 2048 /* of one side */
 
 /* --- requests --- */
@@ -43,8 +45,12 @@ void req_free(struct worker *w, struct req *r)
 	assert(r->home == w->id && !r->mw);
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	txn_free(r->txn);
+	watch_unref(r->watch);
 	r->block = r->reply_block = NULL;
 	r->split = NULL;
+	r->txn = NULL;
+	r->watch = NULL;
 	r->next = w->req_pool;
 	w->req_pool = r;
 }
@@ -54,6 +60,8 @@ static void arrived_home(void *arg)
 	struct req *r = arg;
 	struct worker *w = r->worker;
 
+	if (r->again && r->txn)
+		txn_crosses(r);
 	if (r->again)
 		split_again(w, r);
 	else if (r->split)
@@ -527,6 +535,7 @@ void worker_init(struct worker *w)
 	resp_request_init(&w->parser, &resp_default_limits);
 	resp_request_init(&w->reparser, &resp_default_limits);
 	make_engine(w);
+	known_init(&w->preloaded, PRELOADED_MAX);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
 		w->password[s] = c->side[s].password;
 		w->nowhere[s] = upstream_add(w, s, "(no node serves the slot)");
@@ -556,6 +565,7 @@ void *worker_main(void *arg)
 	w->read_block = NULL;
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);
+	watch_connections_free(w);
 	for (uint16_t i = 0; i < w->nupstreams; i++)
 		upstream_free(w->upstreams[i]);
 	outq_pool_release();
@@ -570,11 +580,14 @@ void worker_release(struct worker *w)
 		next = r->made_next;
 		block_unref(r->block);
 		block_unref(r->reply_block);
+		txn_free(r->txn);
 		if (r->split && r->part == 0)
 			split_free(r->split);
 		free(r);
 	}
 	engine_free(w->engine);
+	watches_free(w);
+	known_release(&w->preloaded);
 	free(w->upstreams);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		topology_unref(w->topology[s]);

@@ -8,6 +8,7 @@
 
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
+#include "proxy/known.h"
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
 #include "proxy/req.h"
@@ -16,6 +17,7 @@
 
 struct client;
 struct fleet;
+struct watch;
 
 struct worker {
 	unsigned id;
@@ -27,6 +29,7 @@ struct worker {
 	char name[64]; /* of its data connections */
 
 	/* servers */
+	struct known preloaded;      /* scripts by node, given to it ahead of a transaction */
 	struct upstream_owner owner;
 	struct topology *topology[SIDES];
 	struct upstream **upstreams; /* both sides; index is what route and ask_node hold */
@@ -54,6 +57,13 @@ struct worker {
 	struct key_ref *keys;
 	size_t keys_cap;
 	struct req *req_pool, *reqs_made;
+
+	/* watches */
+	struct watch *watches;       /* made by clients of this worker */
+	struct { struct upstream *u; struct watch *to; } *lent; /* connections of clients that watch keys of this worker; to NULL: free */
+	unsigned nlent;
+	struct upstream_owner watch_owner;
+	_Atomic int64_t watch_latency_us;
 
 	/* end of the turn */
 	struct upstream *flush_upstreams;
@@ -139,6 +149,10 @@ void clients_close_all(struct worker *w);
 
 /* dispatch.c */
 void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
+/* All keys of one slot? -1: no (then w->keys has them); -2: the arguments are wrong, any node words the error; SLOTS: no key. */
+int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc);
+bool dispatch_writes(const struct command *cmd);
+void dispatch_unknown(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc); /* the error for one that the server does not know */
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */
 uint32_t words_again(struct worker *w, const char *bytes, size_t len); /* the same for a whole request that was parsed before */
 

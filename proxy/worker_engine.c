@@ -8,6 +8,7 @@
 #include "backfill/large.h"
 #include "proxy/address.h"
 #include "proxy/log.h"
+#include "proxy/watch.h"
 #include "proxy/worker.h"
 #include "resp/write.h"
 
@@ -127,6 +128,32 @@ static sds io_script(void *ctx, struct slice sha)
 	return scripts_load_request(w->fleet->scripts, sha);
 }
 
+static void on_preloaded(void *arg, const struct reply *r)
+{
+	(void)arg;
+	(void)r; /* if it failed, the script's call says NOSCRIPT */
+}
+
+/* A node that comes up is given all scripts (load_scripts), so once per node is enough until they are forgotten. */
+static void io_preload(void *ctx, enum side side, uint16_t slot, uint16_t node, struct slice sha)
+{
+	struct worker *w = ctx;
+	struct upstream *u = node == NODE_NONE ? node_of(w, side, slot) : w->upstreams[node];
+	struct { const struct upstream *u; uint64_t epoch; char sha[40]; } what = { .u = u, .epoch = scripts_epoch(w->fleet->scripts) };
+	keyhash h;
+	sds load;
+
+	if (sha.n != sizeof what.sha)
+		return;
+	memcpy(what.sha, sha.p, sha.n);
+	h = keyhash_of(0, slice((const char *)&what, sizeof what));
+	if (known_has(&w->preloaded, h) || !(load = scripts_load_request(w->fleet->scripts, sha)))
+		return;
+	known_add(&w->preloaded, h);
+	upstream_send(u, UPSTREAM_ANY_DB, load, sdslen(load), NULL, 1, on_preloaded, NULL);
+	sdsfree(load);
+}
+
 static void io_refresh(void *ctx, enum side side, const char *why)
 {
 	fleet_tell_refresh(ctx, side, why);
@@ -236,9 +263,10 @@ static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
 void worker_engine_io(struct worker *w, struct engine_io *io)
 {
 	*io = (struct engine_io){
-		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .refresh = io_refresh,
+		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .preload = io_preload, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
+		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
 		.fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms,
 	};
 }

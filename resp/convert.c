@@ -194,6 +194,7 @@ static bool null_is_array(uint8_t shape, uint32_t argc, const struct slice *argv
 {
 	switch (shape) {
 	case SHAPE_NULL_ARRAY:
+	case SHAPE_NULL_ARRAY_TIMEOUT:
 	case SHAPE_STREAMS:
 	case SHAPE_EXEC:
 		return true;

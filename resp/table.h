@@ -42,6 +42,7 @@ enum cmd_merge {
 enum cmd_shape {
 	SHAPE_GENERIC,
 	SHAPE_NULL_ARRAY,           /* a null reply is *-1: LMPOP, ZMPOP, BLPOP, XREAD … */
+	SHAPE_NULL_ARRAY_TIMEOUT,   /* …but a plain null where it does not wait, inside a transaction: BLMOVE, BRPOPLPUSH */
 	SHAPE_NULL_ARRAY_COUNT,     /* LPOP, RPOP with a count argument */
 	SHAPE_NULL_ARRAY_WITHSCORE, /* ZRANK, ZREVRANK with WITHSCORE */
 	SHAPE_NULL_ARRAY_NESTED,    /* GEOPOS: each missing member */
@@ -49,7 +50,7 @@ enum cmd_shape {
 	SHAPE_FLAT_WITHVALUES,      /* HRANDFIELD n WITHVALUES */
 	SHAPE_FLAT_COUNT,           /* ZPOPMIN, ZPOPMAX with a count argument */
 	SHAPE_STREAMS,              /* XREAD, XREADGROUP: map becomes an array of pairs; null is *-1 */
-	SHAPE_EXEC,                 /* each element by its own command (a later issue) */
+	SHAPE_EXEC,                 /* each element by its own command (proxy/txn.c) */
 };
 
 /* Which reply says that nothing changed (then there is no effect). Errors always say so, scripts excepted. */
@@ -109,6 +110,7 @@ enum cmd_local {
 	LOCAL_CLIENT_ID, LOCAL_CLIENT_GETNAME, LOCAL_CLIENT_SETNAME, LOCAL_CLIENT_SETINFO, LOCAL_CLIENT_INFO,
 	LOCAL_COMMAND, LOCAL_COMMAND_COUNT, LOCAL_COMMAND_INFO, LOCAL_COMMAND_DOCS, LOCAL_COMMAND_LIST, LOCAL_COMMAND_GETKEYS,
 	LOCAL_INFO, LOCAL_TIME, LOCAL_READONLY,
+	LOCAL_MULTI, LOCAL_EXEC, LOCAL_DISCARD, LOCAL_WATCH, LOCAL_UNWATCH,
 };
 
 /* Where the keys are: by the key specifications, or by a function of resp/table.c where arguments decide. */
@@ -150,6 +152,7 @@ enum {
 	CMD_BODY = 1 << 25,        /* the word behind the name is a script's body: remembered */
 	CMD_SHA = 1 << 26,         /* …is a script's SHA1: loaded where it is missing */
 	CMD_UNLOADS = 1 << 27,     /* scripts are forgotten */
+	CMD_AT_ONCE = 1 << 28,     /* not queued in MULTI, but done: EXEC, DISCARD, QUIT, RESET … */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

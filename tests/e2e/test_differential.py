@@ -15,6 +15,7 @@ from mirror_calls import BASES, MirrorCalls
 
 FIELD_TTL = ("redis-8.0", "valkey-9.1")
 CONNECTIONS = 3
+IN_MULTI = 2  # the connection that sends transactions
 TAGS = 12  # that a round's calls go to
 SLOW = {"backfill-keys-per-s": 1, "backfill-adaptive": False}
 STAGES = ["source only", "backfill", "synced", "cutover", "rollback"]
@@ -38,7 +39,7 @@ class Differential:
         print("DIFF_SEED=%d" % self.seed)
         self.total = int(os.environ.get("DIFF_CALLS", total))
         self.counts = dict.fromkeys(STAGES, 0)
-        self.errors = 0
+        self.errors = self.transactions = 0
         self.unsupported = set()
         self.commands = {}
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -56,11 +57,28 @@ class Differential:
 
     # ---- calls
 
+    def transaction(self, calls, client, count):
+        """As many calls in one MULTI, of one tag: whose keys a cluster has in one slot. (calls, replies)."""
+        tags, calls.tags, calls.pending = calls.tags, [calls.rng.choice(calls.tags)], None
+        commands = [calls.call() for _ in range(count)]
+        calls.tags, calls.pending = tags, None
+        replies = client.pipeline([["MULTI"]] + commands + [["EXEC"]])
+        queued, result = replies[1:-1], replies[-1]
+        if isinstance(result, RespError):  # one was refused when it was queued
+            assert result.code == "EXECABORT" and any(isinstance(q, RespError) for q in queued), replies
+            return commands, [q if isinstance(q, RespError) else result for q in queued]
+        assert len(result) == count, replies
+        self.transactions += 1
+        return commands, result
+
     def run_one(self, index, client, count, batch):
         calls = self.calls[index]
         while count > 0:
-            commands = [calls.call() for _ in range(min(batch, count))]
-            replies = client.pipeline(commands)
+            if index == IN_MULTI:
+                commands, replies = self.transaction(calls, client, min(batch, count))
+            else:
+                commands = [calls.call() for _ in range(min(batch, count))]
+                replies = client.pipeline(commands)
             count -= len(commands)
             for words, reply in zip(commands, replies):
                 calls.note(words, reply)
@@ -77,7 +95,7 @@ class Differential:
 
         def work(i):
             try:
-                self.run_one(i, clients[i], count // CONNECTIONS, [60, 25, 7][i % 3])
+                self.run_one(i, clients[i], count // CONNECTIONS, [60, 25, 5][i % 3])
             except Exception as e:
                 failed.append(e)
         threads = [threading.Thread(target=work, args=(i,)) for i in range(CONNECTIONS)]
@@ -171,6 +189,7 @@ class Differential:
         assert not self.unsupported, self.unsupported
         # The test is about effects: most must have gone as commands, and not all calls may have been errors.
         assert self.errors < 0.5 * sum(self.counts.values())
+        assert self.transactions > sum(self.counts.values()) / CONNECTIONS / 5 / 4, self.transactions
 
 
 def make(servers, pair):

@@ -1,0 +1,77 @@
+/* txn.h - a transaction: MULTI … EXEC, queued at its client's worker (home), sent to the slot's owner as one request, answered as one array.
+ *
+ *   MULTI ──► open: each command is checked as a server checks it and answered QUEUED, or refused, which makes EXEC fail
+ *   EXEC ───► a request whose bytes are MULTI, the commands, EXEC; commands that the proxy answers itself stand beside (`own`)
+ *   reply ──► EXEC's array: the client gets each element as its own command's reply, the proxy's own answers in their places, and not what the
+ *             owner asked for itself (`hidden`)
+ *
+ * Ownership: of the session while open, of the request from EXEC on (req_free frees it). The commands' list is home's; while the owner has the request it
+ * sets `hidden` and uses what is said to be its. Memory: TXN_BYTES_MAX a client. Thread: as the request's. */
+#ifndef CROSSFADE_TXN_H
+#define CROSSFADE_TXN_H
+
+#include <hiredis/sds.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "resp/table.h"
+
+#define TXN_BYTES_MAX (512u * 1024 * 1024) /* queued commands of one client: as much as one bulk may have */
+
+struct block;
+struct client;
+struct req;
+struct resp_request;
+struct worker;
+
+struct txn_command {
+	const struct command *cmd;
+	size_t at, len;   /* its bytes in the request; of a local one in `own` */
+	bool local;       /* the proxy answers it when EXEC's reply is there */
+	uint32_t hidden;  /* the owner's: elements behind its own that the client does not get */
+};
+
+struct txn {
+	struct txn_command *commands;
+	uint32_t n, cap;
+	uint32_t sent;    /* of them in the block */
+	sds bytes, own;
+	int slot;         /* of the first key; -1: no key yet */
+	bool spans;       /* keys of several slots, or a question to a whole server: for a standalone one only */
+	bool write;
+	bool failed;      /* a command was refused: EXEC answers EXECABORT */
+	/* the owner's */
+	uint32_t awaited; /* replies still to come */
+	sds refused;      /* the first error among the answers to queued commands */
+};
+
+/* What a client has that few have. Made when it is first wanted, freed with the client. */
+struct session {
+	struct txn *txn;  /* in MULTI; NULL: not */
+	struct watch *watch; /* made by the first WATCH; NULL: none */
+	bool watching;    /* something is watched: EXEC goes to the watch's connection */
+	sds *capture;     /* replies of the proxy's own go here: an element of EXEC's array is being made */
+};
+
+struct session *session_of(struct client *c);
+void session_free(struct client *c);
+void txn_free(struct txn *t);
+
+/* MULTI is open: queues the command, or refuses it. */
+void txn_queue(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, const struct resp_request *p, const char *bytes);
+/* By the flag: true, answered, and the transaction has failed. */
+bool txn_refuses(struct worker *w, struct client *c, const struct command *cmd);
+/* A command was refused before it could be queued. */
+void txn_failed(struct client *c);
+/* EXEC with a wrong number of words: the transaction ends. */
+void txn_abort(struct worker *w, struct client *c, const char *why);
+/* RESET, DISCARD, a failed EXEC: no MULTI, nothing watched. */
+void txn_drop(struct worker *w, struct client *c);
+/* Keys of any slots in one transaction: the server is one, and so is the owner of all slots. */
+bool txn_is_one_server(const struct worker *w);
+/* EXEC came back unanswered: a flip to a cluster lay between, and its keys have several slots. */
+void txn_crosses(struct req *r);
+/* The reply to EXEC goes into the client's output. */
+void txn_emit(struct worker *w, struct client *c, struct req *r);
+
+#endif
