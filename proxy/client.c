@@ -97,6 +97,9 @@ static void client_drop(struct client *c)
 	ev_io_stop(w->loop, &c->writer);
 	close(c->reader.fd);
 	c->reader.fd = -1;
+	if (c->parked)
+		blocked_leave(w, c, UNPARK_GONE);
+	c->parked = NULL;
 	for (struct req *r = c->head, *next; r; r = next) {
 		next = r->next;
 		r->client = NULL;
@@ -186,6 +189,16 @@ static void output_over(struct client *c, const char *why, size_t bytes)
 	client_drop(c);
 }
 
+/* The blocking command has its answer; none: the proxy ends, and the client is let go as a server does. */
+static void unparked(struct worker *w, struct client *c)
+{
+	if (!c->parked->reply_len)
+		client_close_after_replies(w, c);
+	c->parked = NULL;
+	if (c->in || c->paused)
+		again_soon(w, c);
+}
+
 void client_done(struct worker *w, struct req *r)
 {
 	struct client *c = r->client;
@@ -195,6 +208,8 @@ void client_done(struct worker *w, struct req *r)
 		req_free(w, r);
 		return;
 	}
+	if (c->parked == r)
+		unparked(w, c);
 	c->unsent += r->reply_len;
 	if (c->head != r) {
 		if (c->unsent > (size_t)w->fleet->config->client_output_max)
@@ -260,6 +275,11 @@ static void pause_reading(struct worker *w, struct client *c)
 static bool take_requests(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
 {
 	while (*off < b->used && !c->closing) {
+		if (c->parked) {
+			if (b->used - *off > CLIENT_OUT_PAUSE)
+				pause_reading(w, c);
+			return true;
+		}
 		if (over_limit(c)) {
 			pause_reading(w, c);
 			return true;
@@ -361,6 +381,10 @@ static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
 	ssize_t n = recv(io->fd, b->data + off, b->cap - off, 0);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
+	if (n == 0 && c->parked) {
+		client_drop(c);
+		return;
+	}
 	if (n == 0) { /* it may still read what it asked for (printf … | nc) */
 		ev_io_stop(w->loop, &c->reader);
 		client_close_after_replies(w, c);
@@ -405,7 +429,7 @@ static void flush_one(struct worker *w, struct client *c)
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
-	if (c->paused && !c->hold && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
+	if (c->paused && !c->hold && !c->parked && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
 		again_soon(w, c);
 }
 
@@ -511,9 +535,12 @@ void clients_close_listeners(struct worker *w)
 
 void clients_close_idle(struct worker *w)
 {
-	for (struct client *c = w->clients; c; c = c->next)
+	for (struct client *c = w->clients; c; c = c->next) {
 		if (!is_dead(c) && !c->head && outq_empty(&c->out) && !c->in)
 			client_drop(c);
+		else if (c->parked && !c->parked->leaves)
+			blocked_leave(w, c, UNPARK_END);
+	}
 }
 
 void clients_close_all(struct worker *w)

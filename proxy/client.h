@@ -19,6 +19,7 @@ struct client {
 	ev_io reader, writer;
 	uint64_t id;
 	struct req *head, *tail;   /* not yet answered, in order */
+	struct req *parked;        /* a blocking command, the last of them: what comes behind it is not looked at before its answer */
 	uint32_t inflight;
 	size_t unsent;             /* bytes of replies that wait for an earlier one */
 	uint8_t proto;

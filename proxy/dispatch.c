@@ -2,8 +2,11 @@
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
+#include "proxy/blocking.h"
 #include "proxy/client.h"
+#include "proxy/local.h"
 #include "proxy/usage.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -105,17 +108,6 @@ static const struct command *look_up(struct worker *w, struct client *c, uint32_
 	return cmd;
 }
 
-/* BLOCK of XREAD and XREADGROUP stands before STREAMS. */
-static bool asks_to_block(const struct worker *w, const struct command *cmd, uint32_t argc)
-{
-	if (cmd->shape != SHAPE_STREAMS)
-		return false;
-	for (uint32_t i = 1; i < argc && !slice_is(w->argv[i], "STREAMS"); i++)
-		if (slice_is(w->argv[i], "BLOCK"))
-			return true;
-	return false;
-}
-
 bool dispatch_writes(const struct command *cmd)
 {
 	return cmd->flags & (CMD_WRITE | CMD_SCRIPT) || cmd->effect != EFFECT_NONE;
@@ -174,12 +166,16 @@ static bool is_cluster(const struct worker *w, enum side side)
 static void forward(struct worker *w, struct client *c, struct req *r, int slot)
 {
 	r->slot = (uint16_t)(slot >= 0 && slot < SLOTS ? slot : (int)(c->id % SLOTS));
+	if (r->waits) {
+		blocked_request(w, c, r);
+		return;
+	}
 	client_enqueue(c, r);
 	worker_submit(w, r);
 }
 
 static void route(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
-		  const char *bytes)
+		  const char *bytes, bool waits)
 {
 	int slot = dispatch_slot(w, cmd, argc);
 	struct req *r;
@@ -204,7 +200,23 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 			return;
 		}
 	}
-	forward(w, c, make_req(w, p, cmd, block, bytes), slot);
+	r = make_req(w, p, cmd, block, bytes);
+	r->waits = waits;
+	forward(w, c, r, slot);
+}
+
+/* The time-out is judged here; the rest of the words is the server's to judge, at the first try. */
+static void wait_for(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
+		  const char *bytes)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	struct blocking b = blocking_read(cmd, argc, w->argv, local_identity(w).number < 0x070200 ? 0 : ts.tv_sec * INT64_C(1000));
+	if (b.error)
+		client_error(w, c, "%s", b.error);
+	else
+		route(w, c, p, cmd, argc, block, bytes, b.blocks);
 }
 
 /* COPY and MOVE into a database that only the authority has could not be mirrored. */
@@ -283,12 +295,14 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		if (db_is_there(w, c))
 			fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
 		return;
+	case POLICY_BLOCK:
+		if (db_is_there(w, c))
+			wait_for(w, c, p, cmd, argc, block, bytes);
+		return;
 	case POLICY_FORWARD:
 	case POLICY_SPLIT:
-		if (asks_to_block(w, cmd, argc))
-			client_error(w, c, "ERR crossfade: the BLOCK option is not available yet");
-		else if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
-			route(w, c, p, cmd, argc, block, bytes);
+		if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
+			route(w, c, p, cmd, argc, block, bytes, false);
 		return;
 	}
 }

@@ -36,6 +36,7 @@ void engine_free(struct engine *e)
 	derived_release(&e->derived);
 	changes_end(&e->changes);
 	gate_release(e);
+	park_release(&e->park);
 	mirror_release_pool(e);
 	while (e->waits) {
 		struct slot_wait *w = e->waits;
@@ -79,6 +80,7 @@ void engine_mirror(struct engine *e, bool on)
 		e->slots[i].flags &= SLOT_MINE;
 	}
 	e->dirty_slots = e->unwatched = 0;
+	engine_unseen(e);
 }
 
 void engine_finish(struct engine *e, enum side authority)
@@ -87,6 +89,7 @@ void engine_finish(struct engine *e, enum side authority)
 	e->finished = true;
 	for (unsigned i = 0; i < SLOTS; i++)
 		atomic_store(&e->authority[i], authority);
+	engine_unseen(e);
 }
 
 /* Splits a whole request (an array of bulks) into e->argv; returns the number of words. */
@@ -105,6 +108,19 @@ uint32_t engine_words(struct engine *e, const char *bytes, size_t len)
 	for (uint32_t i = 0; i < e->parser.argc; i++)
 		e->argv[i] = resp_request_arg(&e->parser, bytes, i);
 	return e->parser.argc;
+}
+
+int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc)
+{
+	int n = command_keys(cmd, argc, e->argv, e->keys, (int)e->keys_cap);
+
+	if (n <= (int)e->keys_cap)
+		return n;
+	e->keys_cap = (size_t)n;
+	e->keys = realloc(e->keys, e->keys_cap * sizeof *e->keys);
+	if (!e->keys)
+		abort();
+	return command_keys(cmd, argc, e->argv, e->keys, (int)e->keys_cap);
 }
 
 /* --- slots that wait --- */
@@ -167,7 +183,7 @@ static void start(struct engine *e, struct req *r)
 {
 	if (r->spans && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot))) {
 		r->again = true;
-		e->io.answer(e->io.ctx, r);
+		engine_answer(e, r);
 		return;
 	}
 	if (r->watch) {
@@ -229,12 +245,18 @@ void engine_submit(struct engine *e, struct req *r)
 		req_list_push(&e->gate.queue, r);
 		return;
 	}
+	if (r->waits) {
+		park_arrive(e, r);
+		park_after(e);
+		return;
+	}
 	if ((s->wait || s->flags & SLOT_FENCED) && must_wait(s, r)) {
 		r->since_us = e->io.now_us(e->io.ctx);
 		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
 		return;
 	}
 	start(e, r);
+	park_after(e);
 }
 
 /* Another node serves the slot from now on: what is in flight at the former one ends first, so that order is kept. */
@@ -242,6 +264,7 @@ void engine_route_changed(struct engine *e, uint16_t slot)
 {
 	if (e->slots[slot].inflight)
 		engine_wait(e, slot, WAIT_RESEND);
+	engine_unseen(e);
 }
 
 /* --- to the authority and back --- */
@@ -254,7 +277,7 @@ void engine_answer_error(struct engine *e, struct req *r, const char *text)
 	r->reply_block = b;
 	r->reply = b->data;
 	r->reply_len = b->used;
-	e->io.answer(e->io.ctx, r);
+	engine_answer(e, r);
 }
 
 bool engine_reply_is_error(const struct reply *r)
@@ -285,6 +308,11 @@ static const struct retry_error *retry_error(const struct reply *r)
 }
 
 bool engine_is_redirect(const struct reply *r)
+{
+	return retry_error(r) != NULL;
+}
+
+bool engine_reply_is_passing(const struct reply *r)
 {
 	return retry_error(r) != NULL;
 }
@@ -467,6 +495,8 @@ void engine_transmit(struct engine *e, struct req *r)
 		e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
 	if (r->mw)
 		mirror_transmitted(e, r, node);
+	if (r->write && !park_is_empty(&e->park) && !r->waiter)
+		park_touched(e, r);
 }
 
 static void on_reply(void *arg, const struct reply *reply)
@@ -491,13 +521,14 @@ static void on_reply(void *arg, const struct reply *reply)
 		if (r->mw)
 			mirror_replied(e, r, reply);
 		else
-			e->io.answer(e->io.ctx, r);
+			engine_answer(e, r);
 	}
 	authority_replied(e, slot);
 	if (s->wait && s->inflight == 0)
 		wait_resume(e, e->slots[slot].wait);
 	if (e->gate.holder)
 		gate_turn(e);
+	park_after(e);
 }
 
 /* --- turns --- */
@@ -522,6 +553,8 @@ void engine_turn(struct engine *e)
 	bool busy = engine_wants_turns(e), was_busy = e->was_busy;
 	struct slot_wait *w, *next;
 
+	if (!park_is_empty(&e->park))
+		park_turn(e);
 	e->was_busy = busy;
 	if (!busy && !was_busy) /* once more after the last thing ended: the counters say so then */
 		return;

@@ -50,6 +50,9 @@ struct engine_io {
 	void (*watch_disarm)(struct watch *v);
 	bool (*watch_kill)(void *ctx, struct watch *v, enum side side, uint16_t slot, reply_fn *fn, void *arg);
 	void (*fenced)(void *ctx, uint64_t flip, bool ok, const char *why);
+	/* Tells of the next change that others make to the key, by engine_key_changed; fn gets the reply to EXISTS, asked when that is sure. False: not needed, the
+	 * watch of everything is on. */
+	bool (*watch)(void *ctx, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
 	int64_t (*now_us)(void *ctx);
 	int64_t (*clock_ms)(void *ctx, enum side side, uint16_t slot); /* that node's clock */
 };
@@ -67,7 +70,13 @@ struct engine_options {
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced, const uint8_t *mine, struct worker_stats *stats);
 void engine_free(struct engine *e);
 
-void engine_submit(struct engine *e, struct req *r);
+void engine_submit(struct engine *e, struct req *r); /* r->waits: it is parked until it has something, its time is over, or engine_unpark */
+/* Ends the waiting; what is under way for it just now comes first. NULL: as if its time were over. END, GONE: without a reply. False: it has been answered. */
+enum unpark { UNPARK_NOT, UNPARK_NULL, UNPARK_ERROR, UNPARK_END, UNPARK_GONE };
+bool engine_unpark(struct engine *e, uint64_t ticket, enum unpark how);
+void engine_key_changed(struct engine *e, enum side side, struct slice key, uint16_t slot); /* by others, in any database: a watch told, of everything or of this key */
+void engine_unseen(struct engine *e);          /* changes to keys waited for may have been missed: a connection came up, was lost */
+int64_t engine_due_us(const struct engine *e); /* engine_turn is wanted then; 0: at no certain time */
 void engine_mirror(struct engine *e, bool on);
 bool engine_is_mirroring(const struct engine *e);
 void engine_route_changed(struct engine *e, uint16_t slot); /* another node from now on: order is kept */

@@ -114,6 +114,7 @@ void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const ch
 {
 	unsigned n = 0;
 
+	park_wake_all(e);
 	if (!e->mirroring)
 		return;
 	if (!fault("race-5-versions"))

@@ -243,6 +243,7 @@ void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out)
 			atomic_store(&e->authority[i], f->to);
 	known_clear(&e->foreign); /* it was about the former authority's other writers */
 	lift(e, out);
+	engine_unseen(e); /* who waits asks the new authority, and is told by its watch from now on */
 }
 
 void engine_unfence(struct engine *e, uint64_t flip)

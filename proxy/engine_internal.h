@@ -11,6 +11,7 @@
 #include "proxy/engine.h"
 #include "proxy/keyhash.h"
 #include "proxy/known.h"
+#include "proxy/park.h"
 #include "resp/parse.h"
 
 #define ENGINE_KEYS_INLINE 2
@@ -168,6 +169,7 @@ struct engine {
 	struct fence fence;
 	struct gate gate;
 	uint64_t inflight;       /* of all slots */
+	struct park park;        /* clients that wait */
 	struct slot_wait *waits;
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
@@ -258,6 +260,22 @@ struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why);
 void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why);
 void engine_follower_refused(struct engine *e, enum side side, const struct reply *r);
 uint32_t engine_words(struct engine *e, const char *bytes, size_t len); /* fills e->argv */
+int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc); /* of e->argv, into e->keys: how many, -1: the words are wrong */
+bool engine_reply_is_passing(const struct reply *r); /* an error about the state of a node: later it may be served */
+void engine_answer(struct engine *e, struct req *r);  /* engine_park.c */
+
+/* engine_park.c */
+void park_arrive(struct engine *e, struct req *r);
+void park_touched(struct engine *e, const struct req *r); /* a write of ours is on its way */
+void park_wake_all(struct engine *e);
+void park_retry(struct engine *e);
+void park_run(struct engine *e);
+void park_turn(struct engine *e);
+static inline void park_after(struct engine *e) /* at the end of what came to the engine */
+{
+	if (e->park.ready_head || e->park.due)
+		park_run(e);
+}
 
 /* engine_mirror.c */
 void mirror_prepare(struct engine *e, struct req *r);

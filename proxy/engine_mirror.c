@@ -72,15 +72,8 @@ static void other_database(struct engine *e, struct mwrite *mw, uint32_t argc)
 
 void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
-	int n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
+	int n = engine_keys(e, mw->cmd, argc);
 
-	if (n > (int)e->keys_cap) {
-		e->keys_cap = (size_t)n;
-		e->keys = realloc(e->keys, e->keys_cap * sizeof *e->keys);
-		if (!e->keys)
-			abort();
-		n = command_keys(mw->cmd, argc, e->argv, e->keys, (int)e->keys_cap);
-	}
 	mw->nkeys = n > 0 ? (uint32_t)n : 0;
 	mw->keys = mw->inline_keys;
 	if (mw->nkeys > ENGINE_KEYS_INLINE && !(mw->keys = calloc(mw->nkeys, sizeof *mw->keys)))
@@ -280,7 +273,7 @@ void mirror_release(struct mwrite *mw)
 
 	complete(e, mw);
 	if (mw->answer_held)
-		e->io.answer(e->io.ctx, mw->req);
+		engine_answer(e, mw->req);
 	mw->req = NULL;
 	mw->answer_held = false;
 	mw->released = true;
@@ -682,7 +675,7 @@ void mirror_replied(struct engine *e, struct req *r, const struct reply *reply)
 	mw->answer_held = e->opt.ack_both;
 	if (!mw->answer_held) {
 		mw->req = NULL;
-		e->io.answer(e->io.ctx, r);
+		engine_answer(e, r);
 	}
 	if (!mw->tail_left)
 		finish(e, mw);

@@ -36,6 +36,7 @@ struct worker_stats {
 	_Atomic uint64_t mismatches, snapshots, foreign; /* replies that differed; keys handed to copying; marks by bypassing writers */
 	_Atomic uint64_t dirty_keys, dirty_slots;
 	_Atomic int64_t dirty_age_us;  /* of the key that is dirty for the longest time, 0 = none */
+	_Atomic uint64_t blocked;      /* clients parked at this owner */
 	_Atomic uint64_t errors_upstream, unknown_outcome;
 	_Atomic int64_t latency_us;    /* smoothed time of a request at the authority: pressure for the pace */
 };

@@ -382,6 +382,7 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_SETNAME] = client_setname,
 	[LOCAL_CLIENT_SETINFO] = client_setinfo,
 	[LOCAL_CLIENT_INFO] = client_info,
+	[LOCAL_CLIENT_UNBLOCK] = local_client_unblock,
 	[LOCAL_COMMAND] = local_command,
 	[LOCAL_COMMAND_COUNT] = local_command_count,
 	[LOCAL_COMMAND_INFO] = local_command_info,

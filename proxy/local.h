@@ -30,6 +30,7 @@ sds local_cat_verbatim(sds s, int proto, struct slice text); /* =txt:, in RESP2 
 
 typedef void local_fn(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
 local_fn local_info, local_multi, local_exec, local_discard, local_watch, local_unwatch;
+local_fn local_client_unblock; /* blocked.c */
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 
 #endif

@@ -75,9 +75,13 @@ static sds server(sds s, struct worker *w, const struct identity *id)
 
 static sds clients(sds s, struct worker *w, const struct identity *id)
 {
+	unsigned long long blocked = 0;
+
 	(void)id;
-	return sdscatprintf(s, "connected_clients:%llu\r\ncluster_connections:0\r\nmaxclients:%d\r\nblocked_clients:0\r\ntracking_clients:0\r\n",
-			    (unsigned long long)atomic_load(&w->fleet->nclients), atomic_load(&w->fleet->maxclients));
+	for (unsigned i = 0; i < w->fleet->nworkers; i++)
+		blocked += atomic_load_explicit(&w->fleet->stats[i].blocked, memory_order_relaxed);
+	return sdscatprintf(s, "connected_clients:%llu\r\ncluster_connections:0\r\nmaxclients:%d\r\nblocked_clients:%llu\r\ntracking_clients:0\r\n",
+			    (unsigned long long)atomic_load(&w->fleet->nclients), atomic_load(&w->fleet->maxclients), blocked);
 }
 
 /* Of the proxy's process: it holds no data. */

@@ -18,6 +18,7 @@ struct watch;
 struct mwrite;
 struct engine;
 struct worker;
+struct waiter;
 
 struct req {
 	struct req *next, *link;
@@ -33,6 +34,8 @@ struct req {
 	struct worker *worker;      /* who is to look at it next */
 	struct engine *engine;      /* the owner's, while it has the request */
 	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
+	struct waiter *waiter;      /* the owner's own: a try of the engine for a client that waits (park.h) */
+	uint64_t ticket;            /* waits: by which home speaks of it, for its answer may be on the way */
 	struct block *reply_block;  /* the answer, once done */
 	const char *reply;
 	size_t reply_len;
@@ -49,6 +52,8 @@ struct req {
 	bool spans;                 /* keys of several slots, as one command for a standalone server */
 	bool again;                 /* given back unanswered: its slots are a cluster's now, home splits or refuses it */
 	bool loaded;                /* its script was loaded behind the scenes: once is enough */
+	bool waits;                 /* a blocking command: parked at the owner until it has something */
+	bool leaves;                /* home has asked the owner to end its waiting */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };
 

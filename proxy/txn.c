@@ -108,6 +108,7 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_FORWARD:
 	case POLICY_SPLIT:
+	case POLICY_BLOCK: /* which does not wait inside a transaction */
 	case POLICY_LOCAL:
 		return NULL;
 	case POLICY_FANOUT:
@@ -118,8 +119,6 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 	case POLICY_LATER:
 		break;
 	}
-	if (cmd->flags & CMD_BLOCKING && cmd->nspecs)
-		return NULL;
 	return cmd->why ? cmd->why : "refused by the command table";
 }
 

@@ -275,7 +275,7 @@ static void greet_last(struct upstream *u, sds s)
 {
 	u->round = 3;
 	if (u->watch) {
-		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "BCAST", "NOLOOP", NULL);
+		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "NOLOOP", u->owner->by_key ? NULL : "BCAST", NULL);
 		u->greeting_left++;
 		u->watching = true;
 	}

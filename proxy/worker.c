@@ -173,6 +173,7 @@ static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
 		uint16_t slot = slot_of(key.text);
 		if (w->fleet->owner[slot] != w->id || is_temporary(key.text))
 			continue;
+		engine_key_changed(w->engine, u->side, key.text, slot);
 		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */
 			engine_foreign(w->engine, u->side, (uint16_t)db, key.text, slot);
 	}
@@ -232,6 +233,7 @@ static void owner_up(void *ctx, struct upstream *u)
 	if (u->missed && engine_is_mirroring(w->engine))
 		node_unseen(w, u, "a node was not watched for a while");
 	u->missed = false;
+	engine_unseen(w->engine);
 
 	log_verbose("%s %s is connected", side_name(u->side), u->name);
 	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_UP);
@@ -433,6 +435,34 @@ static void drain_turn(struct worker *w)
 	}
 }
 
+/* The next end of a client's waiting. */
+static void set_due(struct worker *w)
+{
+	int64_t due = engine_due_us(w->engine);
+	struct timespec ts;
+
+	if (due == w->due_us)
+		return;
+	w->due_us = due;
+	ev_timer_stop(w->loop, &w->due);
+	if (!due)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	double after = (double)(due - ts.tv_sec * INT64_C(1000000) - ts.tv_nsec / 1000) / 1e6;
+	ev_now_update(w->loop);
+	ev_timer_set(&w->due, after > 0 ? after + 0.0002 : 0.0002, 0.); /* not a moment too soon: the turn would find nothing */
+	ev_timer_start(w->loop, &w->due);
+}
+
+static void on_due(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	struct worker *w = t->data;
+
+	(void)loop;
+	(void)revents;
+	w->due_us = 0; /* the turn does the rest, and sets the next */
+}
+
 /* All that this turn brought goes out: one write per upstream, one per client. */
 static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 {
@@ -447,6 +477,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	}
 	if (w->draining)
 		drain_turn(w);
+	set_due(w);
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
 		if (!ev_is_active(&w->tick))
 			ev_timer_again(loop, &w->tick);
@@ -544,6 +575,8 @@ void worker_init(struct worker *w)
 	}
 	ev_init(&w->tick, on_tick);
 	w->tick.repeat = TICK_S;
+	ev_init(&w->due, on_due);
+	w->due.data = w;
 	ev_prepare_init(&w->before_sleep, on_before_sleep);
 	w->before_sleep.data = w;
 	ev_prepare_start(w->loop, &w->before_sleep);
@@ -563,6 +596,7 @@ void *worker_main(void *arg)
 	mailbox_flush_all(w->fleet->mail, w->id);
 	block_unref(w->read_block);
 	w->read_block = NULL;
+	keywatch_free(w);
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);
 	watch_connections_free(w);

@@ -40,6 +40,7 @@ struct worker {
 	ev_tstamp refresh_told[SIDES];
 	struct db_set used;          /* databases seen to hold keys, on either side */
 	bool finished;               /* the follower's side is not spoken to any more */
+	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
 	bool mirror_proving;
 	unsigned mirror_answers;
@@ -57,6 +58,7 @@ struct worker {
 	struct key_ref *keys;
 	size_t keys_cap;
 	struct req *req_pool, *reqs_made;
+	uint64_t tickets;            /* given to blocking commands */
 
 	/* watches */
 	struct watch *watches;       /* made by clients of this worker */
@@ -70,6 +72,8 @@ struct worker {
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
 	ev_prepare before_sleep;
 	ev_timer tick;               /* while the engine has something that waits for time */
+	ev_timer due;                /* a client's waiting ends */
+	int64_t due_us;              /* when it is set to; 0: it is not */
 	ev_timer drain_limit;
 	bool draining, drained;
 };
@@ -163,6 +167,14 @@ bool splits_evenly(const struct command *cmd, uint32_t argc); /* MSET wants pair
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
 void split_part_done(struct worker *w, struct req *part);
 void split_free(struct split *s); /* not its parts */
+
+/* blocked.c */
+void blocked_request(struct worker *w, struct client *c, struct req *r); /* its slot is set */
+void blocked_leave(struct worker *w, struct client *c, enum unpark how); /* tells the owner */
+
+/* keywatch.c */
+void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
+void keywatch_free(struct worker *w);
 
 /* local.c */
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);

@@ -237,6 +237,16 @@ static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 	fleet_tell_fenced(ctx, flip, ok, why);
 }
 
+static bool io_watch(void *ctx, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg)
+{
+	struct worker *w = ctx;
+
+	if (engine_is_mirroring(w->engine) && w->fleet->config->mirror_tracking)
+		return false;
+	keywatch_ask(w, side, db, slot, key, fn, arg);
+	return true;
+}
+
 static int64_t io_now_us(void *ctx)
 {
 	struct timespec ts;
@@ -267,6 +277,6 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
 		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
-		.fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms,
+		.fenced = io_fenced, .watch = io_watch, .now_us = io_now_us, .clock_ms = io_clock_ms,
 	};
 }

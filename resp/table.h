@@ -25,6 +25,7 @@ enum cmd_policy {
 	POLICY_SPLIT,   /* by slot, merged by `merge` */
 	POLICY_FANOUT,  /* to every primary, merged by `merge` */
 	POLICY_LOCAL,   /* answered by the proxy, by `local` */
+	POLICY_BLOCK,   /* waits at its slot's owner until the command without waiting, by `local`, has something (proxy/blocking.h) */
 	POLICY_REFUSE,  /* by design, `why` says why */
 	POLICY_LATER,   /* not there yet: refused, `why` says so (blocking, pub/sub, transactions …) */
 };
@@ -104,13 +105,15 @@ enum cmd_canonical {
 	CANON_MSETEX,
 };
 
-/* Commands answered by the proxy: index of proxy/local.c's table. */
+/* Commands that the proxy serves in its own way: index of the table in proxy/local.c (POLICY_LOCAL) or proxy/blocking.c (POLICY_BLOCK). */
 enum cmd_local {
 	LOCAL_NONE, LOCAL_HELLO, LOCAL_PING, LOCAL_ECHO, LOCAL_SELECT, LOCAL_QUIT, LOCAL_RESET, LOCAL_AUTH,
 	LOCAL_CLIENT_ID, LOCAL_CLIENT_GETNAME, LOCAL_CLIENT_SETNAME, LOCAL_CLIENT_SETINFO, LOCAL_CLIENT_INFO,
 	LOCAL_COMMAND, LOCAL_COMMAND_COUNT, LOCAL_COMMAND_INFO, LOCAL_COMMAND_DOCS, LOCAL_COMMAND_LIST, LOCAL_COMMAND_GETKEYS,
 	LOCAL_INFO, LOCAL_TIME, LOCAL_READONLY,
 	LOCAL_MULTI, LOCAL_EXEC, LOCAL_DISCARD, LOCAL_WATCH, LOCAL_UNWATCH,
+	LOCAL_CLIENT_UNBLOCK,
+	LOCAL_BLPOP, LOCAL_BRPOP, LOCAL_BLMPOP, LOCAL_BLMOVE, LOCAL_BRPOPLPUSH, LOCAL_BZPOPMIN, LOCAL_BZPOPMAX, LOCAL_BZMPOP, LOCAL_XREAD, LOCAL_XREADGROUP,
 };
 
 /* Where the keys are: by the key specifications, or by a function of resp/table.c where arguments decide. */

@@ -266,8 +266,9 @@ static void check_flags(const struct command *c)
 		assert_true(c->flags & (CMD_BUILDS | CMD_READS_OTHERS));
 	if (c->flags & CMD_PROVEN_UNLESS_FRESH)
 		assert_true(c->flags & CMD_UNPROVEN);
-	if (c->flags & CMD_BLOCKING && c->keys == KEYS_SPECS && c->shape != SHAPE_STREAMS)
-		assert_int_equal(c->policy, POLICY_LATER);
+	/* Whatever may block a connection must not be sent on one that others share. */
+	if (c->flags & CMD_BLOCKING)
+		assert_true(c->policy == POLICY_BLOCK || c->policy == POLICY_LATER);
 }
 
 static void check_row(const struct command *c)
@@ -276,7 +277,7 @@ static void check_row(const struct command *c)
 
 	assert_int_not_equal(c->arity, 0);
 	assert_int_equal(c->why != NULL, has_why);
-	assert_int_equal(c->local != LOCAL_NONE, c->policy == POLICY_LOCAL);
+	assert_int_equal(c->local != LOCAL_NONE, c->policy == POLICY_LOCAL || c->policy == POLICY_BLOCK);
 	assert_int_equal(c->effect == EFFECT_REWRITTEN, c->rewrite != REWRITE_NONE);
 	if (c->policy == POLICY_SPLIT || c->policy == POLICY_FANOUT)
 		assert_int_not_equal(c->merge, MERGE_NONE);
@@ -298,7 +299,7 @@ static void check_row(const struct command *c)
 	if (c->unchanged != UNCHANGED_NEVER)
 		assert_int_not_equal(c->effect, EFFECT_NONE);
 	/* A written key that gets no effect is a value lost. PFCOUNT writes nothing but a cache. */
-	if (c->policy == POLICY_FORWARD && writes_keys(c) && strcmp(c->name, "pfcount") != 0)
+	if ((c->policy == POLICY_FORWARD || c->policy == POLICY_BLOCK) && writes_keys(c) && strcmp(c->name, "pfcount") != 0)
 		assert_int_not_equal(c->effect, EFFECT_NONE);
 	assert_true(c->servers != 0 && c->servers < 32);
 	assert_true(strncmp(c->since, "redis ", 6) == 0 || strncmp(c->since, "valkey ", 7) == 0);
