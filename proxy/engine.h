@@ -75,7 +75,8 @@ void engine_submit(struct engine *e, struct req *r); /* r->waits: it is parked u
 enum unpark { UNPARK_NOT, UNPARK_NULL, UNPARK_ERROR, UNPARK_END, UNPARK_GONE };
 bool engine_unpark(struct engine *e, uint64_t ticket, enum unpark how);
 void engine_key_changed(struct engine *e, enum side side, struct slice key, uint16_t slot); /* by others, in any database: a watch told, of everything or of this key */
-void engine_unseen(struct engine *e);          /* changes to keys waited for may have been missed: a connection came up, was lost */
+void engine_unseen(struct engine *e);          /* changes to keys waited for may have been missed: a connection came up, a flush */
+void engine_watch_lost(struct engine *e);      /* io->watch is asked again */
 int64_t engine_due_us(const struct engine *e); /* engine_turn is wanted then; 0: at no certain time */
 void engine_mirror(struct engine *e, bool on);
 bool engine_is_mirroring(const struct engine *e);

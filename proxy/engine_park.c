@@ -55,15 +55,28 @@ void park_wake_all(struct engine *e)
 			wake(e, k);
 }
 
-/* What the watch would have told is unknown. */
-void engine_unseen(struct engine *e)
+static void forget_watches(struct engine *e)
 {
 	struct pkey *k, *next;
 
 	for (enum park_kind kind = PARK_LIST; kind < PARK_KINDS; kind++)
 		HASH_ITER(hh, e->park.keys[kind], k, next)
 			k->watch = WATCH_NONE;
+}
+
+/* What the watch would have told is unknown. */
+void engine_unseen(struct engine *e)
+{
+	forget_watches(e);
 	park_wake_all(e);
+}
+
+/* Not at once: if the server went, a try sent before that shows on the data connection, too, would end in an error. */
+void engine_watch_lost(struct engine *e)
+{
+	forget_watches(e);
+	if (!park_is_empty(&e->park))
+		park_retry(e);
 }
 
 static bool has_one_key(const struct command *cmd)
@@ -102,6 +115,7 @@ struct watch_ask {
 	struct engine *engine;
 	enum park_kind kind;
 	keyhash hash;
+	uint64_t number;
 };
 
 static void on_watched(void *arg, const struct reply *r)
@@ -109,9 +123,10 @@ static void on_watched(void *arg, const struct reply *r)
 	struct watch_ask *ask = arg;
 	struct engine *e = ask->engine;
 	struct pkey *k = park_key(&e->park, ask->kind, ask->hash);
+	bool old = !k || k->watch != WATCH_ASKED || k->asked != ask->number; /* of a side or a connection that was left since */
 
 	free(ask);
-	if (!k || k->watch != WATCH_ASKED)
+	if (old)
 		return;
 	if (!r->p || engine_reply_is_error(r)) {
 		k->watch = WATCH_NONE;
@@ -130,7 +145,8 @@ static void ask_watch(struct engine *e, struct pkey *k)
 	struct watch_ask *ask = malloc(sizeof *ask);
 	if (!ask)
 		abort();
-	*ask = (struct watch_ask){ e, k->kind, k->hash };
+	k->asked = ++e->park.asks;
+	*ask = (struct watch_ask){ e, k->kind, k->hash, k->asked };
 	k->watch = WATCH_ASKED;
 	if (!e->io.watch(e->io.ctx, slot_authority(e, k->slot), k->db, k->slot, slice(k->name, k->len), on_watched, ask)) {
 		free(ask);
@@ -553,7 +569,7 @@ void park_turn(struct engine *e)
 
 int64_t engine_due_us(const struct engine *e)
 {
-	int64_t due = park_due_us(&e->park), retry = e->park.retry_us;
+	int64_t due = park_due_us(&e->park), retry = park_is_empty(&e->park) ? 0 : e->park.retry_us;
 
 	return due && retry ? (due < retry ? due : retry) : due ? due : retry;
 }

@@ -47,7 +47,7 @@ static void on_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
 	(void)u;
 	(void)why;
 	if (was_up)
-		engine_unseen(w->engine);
+		engine_watch_lost(w->engine);
 }
 
 static struct keywatch *keywatch_new(struct worker *w)

@@ -39,7 +39,8 @@ struct pkey {
 	bool ready;                /* in the list */
 	bool wanted;               /* woken while it could not be tried */
 	struct waiter *trying;     /* lists, sorted sets: whose try is under way; one at a time, so that the order holds */
-	enum key_watch watch;      /* by the side connection (keywatch.h) */
+	enum key_watch watch;      /* by the side connection (keywatch.c) */
+	uint64_t asked;            /* number of the asking */
 	uint32_t len;
 	char name[];
 };
@@ -75,6 +76,7 @@ struct park {
 	uint16_t *in_slot;         /* how many pkeys; NULL: never was one */
 	unsigned dbs;              /* the highest database that anybody ever waited in, and one */
 	bool running;
+	uint64_t asks;
 	int64_t retry_us;          /* what failed for want of a node is tried again then; 0: nothing */
 };
 

@@ -287,6 +287,24 @@ def test_a_bypassing_writer_wakes(side):
         assert b"1-1" in finish(x)
 
 
+def test_databases(alone):
+    """Each has keys of its own; the watch of others' writes names none."""
+    for peer in alone.server, alone.proxy:
+        alone.server.flushall()
+        with peer.connect(db=3) as waiting, peer.connect() as other, alone.server.connect(db=3) as bypass:
+            for wakes, element in ((("MOVE", "q", 3), "n"), (("COPY", "l", "q", "DB", 3), "m"), (None, "o")):
+                park(peer, waiting, "BLPOP", "q", 0)
+                assert other.call("RPUSH", "l", "m") and other.call("RPUSH", "q", "n")
+                assert blocked(peer) == 1
+                if wakes:
+                    assert other.call(*wakes) == 1
+                else:
+                    bypass.call("RPUSH", "q", "o")
+                assert finish(waiting) == encode(["q", element])
+                other.pipeline([("DEL", "q"), ("DEL", "l")])
+                bypass.call("DEL", "q")
+
+
 def test_terminated_while_clients_wait(alone, crossfade):
     proxy = crossfade(alone.server)
     client = proxy.connect()
