@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "net/transport.h"
 #include "resp/parse.h"
 #include "resp/write.h"
 
@@ -20,7 +21,7 @@
 
 enum bulk_state {
 	BULK_DOWN,       /* no socket; the next bulk_send connects */
-	BULK_CONNECTING, /* waits to become writable */
+	BULK_CONNECTING, /* waits to become writable, then for the TLS handshake */
 	BULK_HELLO,      /* HELLO is on its way, what was queued waits in `out` */
 	BULK_UP,
 };
@@ -39,6 +40,7 @@ struct bulk {
 	struct bulk_options options;
 	enum bulk_state state;
 	int fd;
+	struct tls *tls;    /* NULL: plain, or not connected */
 	ev_io readable, writable;
 	ev_prepare flush;   /* writes once per loop turn, before the loop sleeps */
 	ev_timer flush_now; /* keeps the loop from sleeping if `flush` was started by another prepare watcher, after its turn */
@@ -116,6 +118,8 @@ static void bulk_down(struct bulk *b)
 	ev_prepare_stop(b->loop, &b->flush);
 	ev_timer_stop(b->loop, &b->flush_now);
 	ev_timer_stop(b->loop, &b->timeout);
+	tls_close(b->tls, b->state == BULK_UP);
+	b->tls = NULL;
 	if (b->fd >= 0)
 		close(b->fd);
 	b->fd = -1;
@@ -315,28 +319,41 @@ static void bulk_reserve(struct bulk *b)
 /* Returns false if b is lost or gone. */
 static bool bulk_read(struct bulk *b)
 {
-	bulk_reserve(b);
-	ssize_t n = read(b->fd, b->in + b->in_len, b->in_cap - b->in_len);
-	if (n > 0) {
+	do {
+		bulk_reserve(b);
+		ssize_t n = transport_read(b->fd, b->tls, b->in + b->in_len, b->in_cap - b->in_len);
+		if (n < 0 && b->tls && tls_read_wants_write(b->tls))
+			ev_io_start(b->loop, &b->writable);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return true;
+		if (n < 0) {
+			bulk_lose(b, "connection lost: %s", transport_why(b->tls, errno));
+			return false;
+		}
+		if (n == 0) {
+			bulk_lose(b, "closed the connection");
+			return false;
+		}
 		bulk_progress(b);
 		b->in_len += (size_t)n;
-		return bulk_parse(b);
-	}
-	if (n == 0) {
-		bulk_lose(b, "closed the connection");
-		return false;
-	}
-	if (errno == EAGAIN || errno == EINTR)
-		return true;
-	bulk_lose(b, "connection lost: %s", strerror(errno));
-	return false;
+		if (!bulk_parse(b))
+			return false;
+	} while (transport_pending(b->tls));
+	return true;
 }
+
+static void bulk_shake_hands(struct bulk *b);
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 {
+	struct bulk *b = w->data;
+
 	(void)loop;
 	(void)revents;
-	bulk_read(w->data);
+	if (b->state == BULK_CONNECTING)
+		bulk_shake_hands(b);
+	else
+		bulk_read(b);
 }
 
 /* ---- writing ---- */
@@ -345,14 +362,15 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 static bool bulk_write_some(struct bulk *b, const char *buf, size_t len, size_t *pos, bool *lost)
 {
 	while (*pos < len) {
-		ssize_t n = send(b->fd, buf + *pos, len - *pos, MSG_NOSIGNAL);
+		struct iovec rest = { (void *)(uintptr_t)(buf + *pos), len - *pos };
+		ssize_t n = transport_writev(b->fd, b->tls, &rest, 1);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return false;
 		if (n < 0) {
 			*lost = true;
-			bulk_lose(b, "connection lost: %s", strerror(errno));
+			bulk_lose(b, "connection lost: %s", transport_why(b->tls, errno));
 			return false;
 		}
 		*pos += (size_t)n;
@@ -375,7 +393,8 @@ static void bulk_write(struct bulk *b)
 		ev_io_start(b->loop, &b->writable);
 		return;
 	}
-	ev_io_stop(b->loop, &b->writable);
+	if (!b->tls || !tls_read_wants_write(b->tls))
+		ev_io_stop(b->loop, &b->writable);
 	if (b->state == BULK_HELLO)
 		return;
 	b->out_pos = 0;
@@ -387,6 +406,36 @@ static void bulk_write(struct bulk *b)
 	}
 }
 
+/* Connected and, if it is to be, safe. */
+static void bulk_say_hello(struct bulk *b)
+{
+	b->state = BULK_HELLO;
+	b->hello_pos = 0;
+	bulk_progress(b);
+	bulk_arm_timeout(b, b->options.reply_timeout_s);
+	ev_io_start(b->loop, &b->readable);
+	bulk_write(b);
+}
+
+static void bulk_shake_hands(struct bulk *b)
+{
+	switch (tls_handshake(b->tls)) {
+	case TLS_AGAIN:
+		ev_io_start(b->loop, &b->readable);
+		if (tls_read_wants_write(b->tls))
+			ev_io_start(b->loop, &b->writable);
+		else
+			ev_io_stop(b->loop, &b->writable);
+		return;
+	case TLS_DONE:
+		bulk_say_hello(b);
+		return;
+	case TLS_FAILED:
+		bulk_lose(b, "cannot connect: %s", tls_why(b->tls));
+		return;
+	}
+}
+
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 {
 	struct bulk *b = w->data;
@@ -394,20 +443,27 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	socklen_t len = sizeof(error);
 
 	(void)revents;
-	if (b->state == BULK_CONNECTING) {
+	(void)loop;
+	if (b->state != BULK_CONNECTING) {
+		if (b->tls && tls_read_wants_write(b->tls) && !bulk_read(b))
+			return;
+		bulk_write(b);
+		return;
+	}
+	if (!b->tls) {
 		if (getsockopt(b->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
 			error = errno;
 		if (error) {
 			bulk_lose(b, "cannot connect: %s", strerror(error));
 			return;
 		}
-		b->state = BULK_HELLO;
-		b->hello_pos = 0;
-		bulk_progress(b);
-		bulk_arm_timeout(b, b->options.reply_timeout_s);
-		ev_io_start(loop, &b->readable);
+		if (b->options.tls)
+			b->tls = tls_connect(b->options.tls, b->fd, b->options.node);
 	}
-	bulk_write(b);
+	if (b->tls)
+		bulk_shake_hands(b);
+	else
+		bulk_say_hello(b);
 }
 
 static void bulk_flush(struct bulk *b)
@@ -461,7 +517,8 @@ static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 	if (left > 0)
 		bulk_arm_timeout(b, left);
 	else
-		bulk_lose(b, connecting ? "cannot connect: no answer for %g s" : "no reply for %g s", limit);
+		bulk_lose(b, !connecting ? "no reply for %g s" : b->tls ? "cannot connect: no answer to TLS for %g s: does it speak TLS?" :
+			  "cannot connect: no answer for %g s", limit);
 }
 
 /* ---- the interface ---- */

@@ -2,7 +2,7 @@
  *
  * Invariants: replies come in the order of the requests; every request gets exactly one answer per expected reply, or one call with
  * BULK_LOST once the connection is given up; callbacks run from the loop, never from inside bulk_send. RESP3, HELLO/AUTH/SETNAME done by
- * itself. Connects when first used and after a loss at the next bulk_send (no hidden retry: the caller decides).
+ * itself, TLS where a context is given. Connects when first used and after a loss at the next bulk_send (no hidden retry: the caller decides).
  * Thread: that of the loop. Errors: connect, AUTH, protocol and timeout failures are BULK_LOST with a reason naming side and node. */
 #ifndef CROSSFADE_BULK_H
 #define CROSSFADE_BULK_H
@@ -16,6 +16,7 @@
 #include "resp/slice.h"
 
 struct bulk;
+struct tls_context;
 
 struct bulk_options {
 	struct sockaddr_storage addr;
@@ -23,6 +24,8 @@ struct bulk_options {
 	char name[320];          /* "source 10.0.0.1:6379", for messages */
 	const char *user;        /* borrowed, must outlive the connection */
 	const char *password;
+	struct tls_context *tls; /* borrowed; NULL: plain */
+	char node[280];          /* "10.0.0.1:6379", whose name TLS checks */
 	double connect_timeout_s;
 	double reply_timeout_s;  /* without any progress while something is awaited */
 };

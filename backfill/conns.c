@@ -31,6 +31,8 @@ static struct conn *conn_new(struct backfill *b, enum side side, const struct no
 	memcpy(o.name, c->title, sizeof(o.name));
 	o.user = b->config.access[side].user;
 	o.password = b->config.access[side].password;
+	o.tls = b->config.access[side].tls;
+	memcpy(o.node, node->name, sizeof(o.node));
 	c->bulk = bulk_new(b->loop, &o);
 	c->gathered = sdsempty();
 	queue_init(&c->urgent);

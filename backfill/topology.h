@@ -58,11 +58,14 @@ struct topology *topology_new(enum side side, uint16_t nnodes); /* one reference
 struct topology *topology_ref(struct topology *t);
 void topology_unref(struct topology *t); /* NULL is allowed */
 
+struct tls_context;
+
 /* How to speak to a side: what the config says, the same for data, bulk and control connections. Not changed after the start but for the
  * password, which is swapped whole on SIGHUP. Owner: the config. */
 struct side_access {
 	const char *user;     /* NULL: the default user */
 	const char *password; /* NULL: no AUTH */
+	struct tls_context *tls; /* NULL: plain */
 };
 
 #endif

@@ -4,10 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/un.h>
 
 void address_name(char *name, size_t n, const char *host, uint16_t port)
 {
-	snprintf(name, n, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
+	if (address_is_unix(host))
+		snprintf(name, n, "%s", host);
+	else
+		snprintf(name, n, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
 }
 
 bool address_split(const char *name, size_t n, struct host_port *hp)
@@ -16,6 +20,11 @@ bool address_split(const char *name, size_t n, struct host_port *hp)
 	unsigned long port = 0;
 	size_t len;
 
+	if (n > sizeof(ADDRESS_UNIX) && n < sizeof(hp->host) && address_is_unix(name)) {
+		snprintf(hp->host, sizeof(hp->host), "%.*s", (int)n, name);
+		hp->port = 0;
+		return true;
+	}
 	if (!colon)
 		return false;
 	for (const char *p = colon + 1; p < name + n; p++) {
@@ -82,6 +91,14 @@ bool address_resolve(const struct host_port *hp, struct sockaddr_storage *addr, 
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV }, *found = NULL;
 	char port[8];
 
+	if (address_is_unix(hp->host)) {
+		struct sockaddr_un *un = (struct sockaddr_un *)addr;
+		memset(addr, 0, sizeof(*addr));
+		un->sun_family = AF_UNIX;
+		snprintf(un->sun_path, sizeof(un->sun_path), "%s", hp->host + strlen(ADDRESS_UNIX));
+		*len = sizeof(*un);
+		return true;
+	}
 	snprintf(port, sizeof(port), "%u", hp->port);
 	int rc = getaddrinfo(hp->host, port, &hints, &found); /* an address needs no DNS */
 	if (rc != 0) {

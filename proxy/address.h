@@ -2,9 +2,18 @@
 #ifndef CROSSFADE_ADDRESS_H
 #define CROSSFADE_ADDRESS_H
 
+#include <string.h>
+
 #include "proxy/config.h"
 
 #define ADDRESS_NAME_MAX 280
+
+#define ADDRESS_UNIX "unix:"
+
+static inline bool address_is_unix(const char *name) /* "unix:/path": the host of a host_port without a port, and its name */
+{
+	return strncmp(name, ADDRESS_UNIX "/", sizeof ADDRESS_UNIX) == 0;
+}
 
 /* "host:port", "[v6]:port": the form of all node names. */
 void address_name(char *name, size_t n, const char *host, uint16_t port);

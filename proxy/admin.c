@@ -2,16 +2,14 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "proxy/admin_internal.h"
+#include "proxy/listen.h"
 #include "proxy/log.h"
 #include "resp/parse.h"
 #include "resp/write.h"
@@ -252,52 +250,14 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int revents)
 
 /* ---- the socket ---- */
 
-static bool clear_place(const char *path, char *err, size_t errlen)
-{
-	struct stat st;
-	char *copy = strdup(path);
-
-	if (mkdir(dirname(copy), 0755) < 0 && errno != EEXIST) {
-		snprintf(err, errlen, "the directory of admin-socket %s cannot be created: %s", path, strerror(errno));
-		free(copy);
-		return false;
-	}
-	free(copy);
-	if (lstat(path, &st) < 0)
-		return true;
-	if (!S_ISSOCK(st.st_mode)) {
-		snprintf(err, errlen, "admin-socket %s is there already and no socket: remove it, or set another name", path);
-		return false;
-	}
-	if (unlink(path) < 0) {
-		snprintf(err, errlen, "the stale admin-socket %s cannot be removed: %s", path, strerror(errno));
-		return false;
-	}
-	return true;
-}
-
 static int listen_unix(const char *path, char *err, size_t errlen)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd;
+	int fd = listen_bind_unix("admin-socket", path, 0600, err, errlen);
 
-	if (strlen(path) >= sizeof(addr.sun_path)) {
-		snprintf(err, errlen, "admin-socket %s is longer than %zu bytes: set a shorter name", path, sizeof(addr.sun_path) - 1);
-		return -1;
-	}
-	strcpy(addr.sun_path, path);
-	if (!clear_place(path, err, errlen))
-		return -1;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	mode_t mask = umask(0177); /* nobody else may connect, not even for a moment */
-	bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 16) == 0;
-	int saved = errno;
-	umask(mask);
-	if (ok)
+	if (fd < 0 || listen(fd, 16) == 0)
 		return fd;
-	snprintf(err, errlen, "cannot listen on admin-socket %s: %s", path, strerror(saved));
-	if (fd >= 0)
-		close(fd);
+	snprintf(err, errlen, "cannot listen on admin-socket %s: %s", path, strerror(errno));
+	close(fd);
 	return -1;
 }
 

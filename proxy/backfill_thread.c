@@ -333,7 +333,7 @@ static void *thread_main(void *arg)
 	};
 
 	for (int s = 0; s < SIDES; s++)
-		config.access[s] = (struct side_access){ c->side[s].user, c->side[s].password };
+		config.access[s] = (struct side_access){ c->side[s].user, c->side[s].password, c->side[s].tls };
 	log_thread_name("backfill");
 	t->backfill = backfill_new(t->loop, &config, &t->host, &t->stats);
 	mailbox_attach(t->mail, t->self, t->loop);

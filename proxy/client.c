@@ -11,15 +11,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "net/transport.h"
 #include "proxy/log.h"
 #include "resp/convert.h"
 #include "resp/write.h"
 
 #define READ_ROOM_MIN 4096 /* a read is given at least this much */
 #define ACCEPTS_PER_TURN 64
+#define HANDSHAKE_LIMIT_S 5.0 /* who has not shown by then that it speaks TLS is closed */
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
+static void client_drop(struct client *c);
 
 /* --- life --- */
 
@@ -41,7 +44,42 @@ static void again_soon(struct worker *w, struct client *c)
 	w->again_clients = c;
 }
 
-static struct client *client_new(struct worker *w, int fd)
+struct handshake {
+	ev_timer deadline;
+};
+
+static void handshake_end(struct client *c)
+{
+	if (!c->handshake)
+		return;
+	ev_timer_stop(c->worker->loop, &c->handshake->deadline);
+	free(c->handshake);
+	c->handshake = NULL;
+}
+
+static void on_handshake_late(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	struct client *c = t->data;
+
+	(void)loop;
+	(void)revents;
+	log_limited(LOG_VERBOSE, "client %llu: no TLS handshake within %g s; closed", (unsigned long long)c->id, HANDSHAKE_LIMIT_S);
+	client_drop(c);
+}
+
+/* The handshake itself is part of reading. */
+static void begin_tls(struct client *c)
+{
+	c->tls = tls_accept(c->worker->fleet->config->tls, c->reader.fd);
+	c->handshake = malloc(sizeof *c->handshake);
+	if (!c->handshake)
+		abort();
+	ev_timer_init(&c->handshake->deadline, on_handshake_late, HANDSHAKE_LIMIT_S, 0.);
+	c->handshake->deadline.data = c;
+	ev_timer_start(c->worker->loop, &c->handshake->deadline);
+}
+
+static void client_new(struct worker *w, int fd, bool tls)
 {
 	struct client *c = calloc(1, sizeof *c);
 	int one = 1;
@@ -66,7 +104,8 @@ static struct client *client_new(struct worker *w, int fd)
 	atomic_fetch_add(&w->fleet->nclients, 1);
 	atomic_fetch_add_explicit(&w->stats->clients, 1, memory_order_relaxed);
 	stat_bump(&w->stats->connections);
-	return c;
+	if (tls)
+		begin_tls(c);
 }
 
 static bool is_dead(const struct client *c)
@@ -95,6 +134,11 @@ static void client_drop(struct client *c)
 		return;
 	ev_io_stop(w->loop, &c->reader);
 	ev_io_stop(w->loop, &c->writer);
+	if (c->tls) {
+		handshake_end(c);
+		tls_close(c->tls, outq_empty(&c->out));
+		c->tls = NULL;
+	}
 	close(c->reader.fd);
 	c->reader.fd = -1;
 	if (c->parked)
@@ -365,22 +409,32 @@ static void take_shared(struct worker *w, struct client *c, struct block *b, siz
 	block_unref(b);
 }
 
-static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
+static void read_failed(struct worker *w, struct client *c, int error)
 {
-	struct client *c = io->data;
-	struct worker *w = c->worker;
+	if (error == EAGAIN || error == EINTR) {
+		if (c->tls && tls_read_wants_write(c->tls))
+			ev_io_start(w->loop, &c->writer);
+		return;
+	}
+	if (c->tls && error == EPROTO)
+		log_limited(LOG_VERBOSE, "client %llu: %s; closed", (unsigned long long)c->id, tls_why(c->tls));
+	client_drop(c);
+}
+
+static void read_once(struct worker *w, struct client *c)
+{
 	bool own = c->in != NULL;
 	struct block *b;
 
-	(void)loop;
-	(void)revents;
 	if (own)
 		make_room(c);
 	b = own ? c->in : shared_block(w);
 	size_t off = b->used;
-	ssize_t n = recv(io->fd, b->data + off, b->cap - off, 0);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	ssize_t n = transport_read(c->reader.fd, c->tls, b->data + off, b->cap - off);
+	if (n < 0) {
+		read_failed(w, c, errno);
 		return;
+	}
 	if (n == 0 && c->parked) {
 		client_drop(c);
 		return;
@@ -388,10 +442,6 @@ static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
 	if (n == 0) { /* it may still read what it asked for (printf … | nc) */
 		ev_io_stop(w->loop, &c->reader);
 		client_close_after_replies(w, c);
-		return;
-	}
-	if (n < 0) {
-		client_drop(c);
 		return;
 	}
 	b->used += (size_t)n;
@@ -403,6 +453,26 @@ static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
 		ev_io_stop(w->loop, &c->reader);
 }
 
+/* What TLS has taken from the socket already is seen by no poll. At most a record: it ends. */
+static void read_rest(struct worker *w, struct client *c)
+{
+	while (transport_pending(c->tls) && !c->paused && !c->closing)
+		read_once(w, c);
+	if (c->handshake && tls_established(c->tls))
+		handshake_end(c);
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
+{
+	struct client *c = io->data;
+
+	(void)loop;
+	(void)revents;
+	read_once(c->worker, c);
+	if (c->tls)
+		read_rest(c->worker, c);
+}
+
 /* --- output --- */
 
 static void on_writable(struct ev_loop *loop, ev_io *io, int revents)
@@ -411,6 +481,8 @@ static void on_writable(struct ev_loop *loop, ev_io *io, int revents)
 
 	(void)revents;
 	ev_io_stop(loop, io);
+	if (c->tls && tls_read_wants_write(c->tls))
+		on_readable(loop, &c->reader, EV_READ);
 	client_flush_soon(c->worker, c);
 }
 
@@ -418,7 +490,7 @@ static void flush_one(struct worker *w, struct client *c)
 {
 	if (c->hold)
 		hold_turn(w, c);
-	if (!ev_is_active(&c->writer) && outq_write(&c->out, c->reader.fd) < 0) {
+	if (!ev_is_active(&c->writer) && outq_write(&c->out, c->reader.fd, c->tls) < 0) {
 		client_drop(c);
 		return;
 	}
@@ -448,6 +520,8 @@ void clients_flush(struct worker *w)
 				ev_io_start(w->loop, &c->reader);
 			if (c->in)
 				take_own(w, c);
+			if (c->tls)
+				read_rest(w, c);
 		}
 		struct client *list = w->flush_clients;
 		w->flush_clients = NULL;
@@ -466,11 +540,11 @@ void clients_flush(struct worker *w)
 
 /* --- accepting --- */
 
-static void refuse(int fd)
+static void refuse(int fd, bool tls)
 {
 	static const char text[] = "-ERR max number of clients reached\r\n";
 
-	if (send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (!tls && send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("the refusal of a client could not be written: %s", strerror(errno));
 	close(fd);
 }
@@ -482,12 +556,13 @@ static void on_accept_again(struct ev_loop *loop, ev_timer *t, int revents)
 	(void)revents;
 	ev_timer_stop(loop, t);
 	for (unsigned i = 0; i < w->nlisteners; i++)
-		ev_io_start(loop, &w->listeners[i]);
+		ev_io_start(loop, &w->listeners[i].io);
 }
 
 static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
 {
-	struct worker *w = io->data;
+	struct listener *l = (struct listener *)io;
+	struct worker *w = l->worker;
 
 	(void)revents;
 	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
@@ -497,26 +572,28 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
 				return;
 			log_limited(LOG_WARNING, "no client can be accepted: %s", strerror(errno));
 			for (unsigned k = 0; k < w->nlisteners; k++)
-				ev_io_stop(loop, &w->listeners[k]);
+				ev_io_stop(loop, &w->listeners[k].io);
 			ev_timer_again(loop, &w->accept_again); /* the kernel keeps them in the queue meanwhile */
 			return;
 		}
 		if (atomic_load(&w->fleet->nclients) >= (uint64_t)atomic_load(&w->fleet->maxclients)) {
-			refuse(fd);
+			refuse(fd, l->tls);
 			continue;
 		}
-		client_new(w, fd);
+		client_new(w, fd, l->tls);
 	}
 }
 
-void clients_listen(struct worker *w, const int *fds, unsigned n)
+void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n)
 {
 	w->listeners = calloc(n, sizeof *w->listeners);
 	w->nlisteners = n;
 	for (unsigned i = 0; i < n; i++) {
-		ev_io_init(&w->listeners[i], on_accept, fds[i], EV_READ);
-		w->listeners[i].data = w;
-		ev_io_start(w->loop, &w->listeners[i]);
+		struct listener *l = &w->listeners[i];
+		l->worker = w;
+		l->tls = fds[i].tls;
+		ev_io_init(&l->io, on_accept, fds[i].fd, EV_READ);
+		ev_io_start(w->loop, &l->io);
 	}
 	ev_init(&w->accept_again, on_accept_again);
 	w->accept_again.repeat = 0.1;
@@ -526,7 +603,7 @@ void clients_listen(struct worker *w, const int *fds, unsigned n)
 void clients_close_listeners(struct worker *w)
 {
 	for (unsigned i = 0; i < w->nlisteners; i++)
-		ev_io_stop(w->loop, &w->listeners[i]);
+		ev_io_stop(w->loop, &w->listeners[i].io);
 	ev_timer_stop(w->loop, &w->accept_again);
 	free(w->listeners);
 	w->listeners = NULL;

@@ -34,6 +34,8 @@ struct client {
 	struct resp_request *parser; /* its state; NULL when in is NULL */
 	bool hold;                 /* an answer decides how what follows is understood: not parsed until then */
 	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
+	struct tls *tls;           /* NULL: plain */
+	struct handshake *handshake; /* of TLS, not yet over: its deadline */
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
 };

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "proxy/address.h"
 #include "proxy/config_options.h"
 #include "proxy/log.h"
 
@@ -94,47 +95,65 @@ static bool read_file(struct reading *r)
 	return ok;
 }
 
-/* The first line of the file; never shown anywhere. */
-static bool read_password(struct reading *r, enum side side, unsigned line)
-{
-	struct side_config *s = &r->c->side[side];
-	char text[PASSWORD_MAX];
-	struct stat st;
-
-	if (!s->auth_file)
-		return true;
-	FILE *f = fopen(s->auth_file, "re");
-	if (!f)
-		return fail(r, line, "%s-auth-file '%s' cannot be read: %s: expected a file that this user may read, with the password on its first line",
-			    side_name(side), s->auth_file, strerror(errno));
-	if (fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & (S_IRWXO)))
-		log_warning("%s-auth-file '%s' is open to every user of this machine: chmod 600 it", side_name(side), s->auth_file);
-	char *got = fgets(text, sizeof(text), f);
-	fclose(f);
-	if (got)
-		text[strcspn(text, "\r\n")] = '\0';
-	if (!got || !*text)
-		return fail(r, line, "%s-auth-file '%s': expected the password on its first line, which is empty", side_name(side),
-			    s->auth_file);
-	s->password = strdup(text);
-	explicit_bzero(text, sizeof(text));
-	return true;
-}
-
 static unsigned set_on(const struct reading *r, const char *name)
 {
 	return r->lines[config_option_find(name) - config_options];
 }
 
+/* The first line of the file that the option names; never shown anywhere. */
+static bool read_secret(struct reading *r, const char *option, const char *file, char **secret)
+{
+	unsigned line = set_on(r, option);
+	char text[PASSWORD_MAX];
+	struct stat st;
+
+	if (!file)
+		return true;
+	FILE *f = fopen(file, "re");
+	if (!f)
+		return fail(r, line, "%s '%s' cannot be read: %s: expected a file that this user may read, with the password on its first line", option,
+			    file, strerror(errno));
+	if (fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & (S_IRWXO)))
+		log_warning("%s '%s' is open to every user of this machine: chmod 600 it", option, file);
+	char *got = fgets(text, sizeof(text), f);
+	fclose(f);
+	if (got)
+		text[strcspn(text, "\r\n")] = '\0';
+	if (!got || !*text)
+		return fail(r, line, "%s '%s': expected the password on its first line, which is empty", option, file);
+	*secret = strdup(text);
+	explicit_bzero(text, sizeof(text));
+	return true;
+}
+
 static bool check_side(struct reading *r, enum side side)
 {
-	const struct side_config *s = &r->c->side[side];
+	struct side_config *s = &r->c->side[side];
 	const char *user = side == SIDE_SOURCE ? "source-user" : "target-user";
 	const char *auth = side == SIDE_SOURCE ? "source-auth-file" : "target-auth-file";
 
 	if (s->user && !s->auth_file)
 		return fail(r, set_on(r, user), "%s is set without a password: expected %s, too", user, auth);
-	return read_password(r, side, set_on(r, auth));
+	return read_secret(r, auth, s->auth_file, &s->password);
+}
+
+static bool check_tls(struct reading *r)
+{
+	static const char *const switches[SIDES] = { "source-tls", "target-tls" };
+	struct config *c = r->c;
+	char why[512];
+
+	if (!read_secret(r, "tls-key-file-pass", c->tls_key_pass_file, &c->tls_key_pass))
+		return false;
+	if (c->tls_port && !config_tls_listener(c, why, sizeof(why)))
+		return fail(r, set_on(r, "tls-port"), "%s", why);
+	for (int s = 0; s < SIDES; s++) {
+		if (c->side[s].use_tls && c->side[s].nnodes && address_is_unix(c->side[s].nodes[0].host))
+			return fail(r, set_on(r, switches[s]), "%s is set for a Unix socket: expected no there", switches[s]);
+		if (c->side[s].use_tls && !config_tls_side(c, (enum side)s, why, sizeof(why)))
+			return fail(r, set_on(r, switches[s]), "%s", why);
+	}
+	return true;
 }
 
 static bool check(struct reading *r)
@@ -143,7 +162,9 @@ static bool check(struct reading *r)
 
 	if (c->side[SIDE_SOURCE].nnodes == 0)
 		return fail(r, 0, "source-nodes is not set: expected host:port of one or more nodes of the Redis that is left");
-	return check_side(r, SIDE_SOURCE) && check_side(r, SIDE_TARGET);
+	if (!c->port && !c->tls_port && !c->unixsocket)
+		return fail(r, set_on(r, "port"), "nothing is listened on: expected port, tls-port or unixsocket");
+	return check_side(r, SIDE_SOURCE) && check_side(r, SIDE_TARGET) && check_tls(r);
 }
 
 static void set_defaults(struct config *c)
@@ -188,6 +209,9 @@ void config_release(struct config *c)
 		forget(c->side[s].password);
 		c->side[s].password = NULL;
 	}
+	forget(c->tls_key_pass);
+	c->tls_key_pass = NULL;
+	config_tls_release(c);
 	while (c->retired) {
 		struct config_retired *r = c->retired;
 		c->retired = r->next;
@@ -227,7 +251,7 @@ bool config_reload(struct config *c, char *err, size_t errlen)
 		const struct option *o = &config_options[i];
 		sds now = config_option_text(sdsempty(), c, o), then = config_option_text(sdsempty(), fresh, o);
 		if (sdscmp(now, then) != 0) {
-			if (o->reloadable) {
+			if (o->reload != RELOAD_NO) {
 				config_option_move(c, fresh, o);
 				log_notice("config: %s is now '%s'", o->name, then);
 			} else {
@@ -239,6 +263,7 @@ bool config_reload(struct config *c, char *err, size_t errlen)
 	}
 	take_password(c, fresh, SIDE_SOURCE);
 	take_password(c, fresh, SIDE_TARGET);
+	config_tls_take(c, fresh);
 	config_release(fresh);
 	free(fresh);
 	return true;
@@ -253,10 +278,9 @@ bool config_set(struct config *c, const char *name, const char *value, char *err
 		snprintf(err, errlen, "unknown option '%s'", name);
 		return false;
 	}
-	/* A password file is read and checked together with the rest of the file. */
-	if (!o->reloadable || o->type == OPTION_SECRET_FILE) {
+	if (o->reload != RELOAD_YES) {
 		snprintf(err, errlen, "%s cannot be changed here: edit %s and %s", o->name, c->file,
-			 o->reloadable ? "send SIGHUP" : "start again");
+			 o->reload == RELOAD_FILES ? "send SIGHUP" : "start again");
 		return false;
 	}
 	return config_option_read(c, o, 1, &word, err, errlen);
@@ -285,6 +309,6 @@ void config_print_options(FILE *out)
 		const struct option *o = &config_options[i];
 		const char *fallback = !o->fallback ? "none" : *o->fallback ? o->fallback : "\"\"";
 		fprintf(out, "%-22s default %s%s\n    %s\n    expected: %s\n", o->name, fallback,
-			o->reloadable ? ", SIGHUP changes it" : "", o->help, o->expected);
+			o->reload ? ", SIGHUP changes it" : "", o->help, o->expected);
 	}
 }

@@ -17,6 +17,8 @@
 #define CONFIG_MAX_BINDS 16
 #define CONFIG_MAX_NODES 256
 
+struct tls_context;
+
 struct host_port {
 	char host[256];
 	uint16_t port;
@@ -34,13 +36,23 @@ struct side_config {
 	char *auth_file;     /* first line is the password; NULL: no AUTH */
 	char *password;      /* read from auth_file; never logged */
 	struct address_map map;
+	bool use_tls;        /* source-tls yes|no */
+	char *tls_ca_cert_file, *tls_cert_file, *tls_key_file, *tls_name;
+	struct tls_context *tls; /* NULL: plain; replaced in place at a reload */
 };
 
 struct config {
 	char *file;
 	unsigned nbinds;
 	char *binds[CONFIG_MAX_BINDS];
-	int port;
+	int port, tls_port;      /* 0: not listened on */
+	char *unixsocket;        /* NULL: none */
+	int unixsocketperm;
+	char *tls_cert_file, *tls_key_file, *tls_key_pass_file, *tls_ca_cert_file, *tls_ca_cert_dir;
+	char *tls_protocols, *tls_ciphers, *tls_ciphersuites;
+	char *tls_key_pass;      /* read from its file; never logged */
+	int tls_auth_clients;    /* enum tls_auth */
+	struct tls_context *tls; /* of the listener; NULL: no tls-port */
 	struct side_config side[SIDES];
 	char *state_dir;
 	char *admin_socket;
@@ -71,7 +83,7 @@ struct config {
 
 /* Fills *c from defaults and the file; false: a message of the form "file:line: …" was written into err. */
 bool config_load(struct config *c, const char *file, char *err, size_t errlen);
-/* Reads the file again and takes over the reloadable options (loglevel, logfile, maxclients, limits, auth files); others that differ are named in a warning. */
+/* Reads the file again and takes over the reloadable options (loglevel, logfile, maxclients, limits, auth files, certificates); others that differ are named in a warning. */
 bool config_reload(struct config *c, char *err, size_t errlen);
 void config_release(struct config *c);
 /* `PROXY CONFIG SET`: changes one reloadable option until the next reload or start; false: err says what was expected. Control thread. */

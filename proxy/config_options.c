@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/un.h>
+
+#include "proxy/address.h"
 
 #define AT(field) offsetof(struct config, field)
 #define SOURCE(field) offsetof(struct config, side[SIDE_SOURCE].field)
@@ -14,86 +17,126 @@
 
 static const char *const yes_no[] = { "no", "yes", NULL };
 static const char *const levels[] = { "debug", "verbose", "notice", "warning", NULL }; /* in the order of enum log_level */
+static const char *const auth_words[] = { "no", "yes", "optional", NULL }; /* in the order of enum tls_auth */
 static const char *const ack_words[] = { "source", "both", NULL };
 static const char *const not_empty_words[] = { "refuse", "allow", NULL };
 static const char *const fsync_words[] = { "no", "everysec", "always", NULL }; /* in the order of enum journal_fsync */
 
-#define NODES_EXPECTED "host:port words, an IPv6 address as [::1]:6379"
+#define PORT_EXPECTED "a port from 1 to 65535, or 0"
+#define NODES_EXPECTED "host:port words, an IPv6 address as [::1]:6379, or one unix:/path"
 #define MAP_EXPECTED "announced=reachable words, each a host or host:port"
 #define FILE_EXPECTED "one file name"
 #define SIZE_EXPECTED "a size such as 16mb"
 #define COUNT_EXPECTED "a whole number"
 
 const struct option config_options[] = {
-	{ "bind", OPTION_BINDS, AT(binds), "127.0.0.1", 0, 0, NULL, false, "one or more addresses to listen on, * for all",
+	{ "bind", OPTION_BINDS, AT(binds), "127.0.0.1", 0, 0, NULL, RELOAD_NO, "one or more addresses to listen on, * for all",
 	  "addresses to listen on, IPv4 and IPv6; * is every address" },
-	{ "port", OPTION_INT, AT(port), "6379", 1, 65535, NULL, false, "a port from 1 to 65535", "TCP port of the endpoint" },
-	{ "source-nodes", OPTION_NODES, SIDE_AT(SIDE_SOURCE), NULL, 0, 0, NULL, false, NODES_EXPECTED,
+	{ "port", OPTION_INT, AT(port), "6379", 0, 65535, NULL, RELOAD_NO, PORT_EXPECTED, "TCP port of the endpoint; 0: none" },
+	{ "tls-port", OPTION_INT, AT(tls_port), "0", 0, 65535, NULL, RELOAD_NO, PORT_EXPECTED,
+	  "port of the endpoint for TLS, on the same addresses; 0: none" },
+	{ "tls-cert-file", OPTION_TEXT, AT(tls_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "the endpoint's certificate and its chain, PEM" },
+	{ "tls-key-file", OPTION_TEXT, AT(tls_key_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED, "its key, PEM" },
+	{ "tls-key-file-pass", OPTION_TEXT, AT(tls_key_pass_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "file whose first line is the key's passphrase (in redis.conf it is the passphrase)" },
+	{ "tls-ca-cert-file", OPTION_TEXT, AT(tls_ca_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "certificates that clients' certificates must come from, PEM" },
+	{ "tls-ca-cert-dir", OPTION_TEXT, AT(tls_ca_cert_dir), NULL, 0, 0, NULL, RELOAD_FILES, "one directory",
+	  "the same as a directory made by openssl rehash" },
+	{ "tls-auth-clients", OPTION_CHOICE, AT(tls_auth_clients), "yes", 0, 0, auth_words, RELOAD_FILES, "no, yes or optional",
+	  "whether clients must have a certificate: yes; only if they send one: optional" },
+	{ "tls-protocols", OPTION_TEXT, AT(tls_protocols), "", 0, 0, NULL, RELOAD_FILES, "TLSv1.2, TLSv1.3 or \"TLSv1.2 TLSv1.3\"",
+	  "versions of TLS, of the endpoint and towards both sides; \"\" is both" },
+	{ "tls-ciphers", OPTION_TEXT, AT(tls_ciphers), "", 0, 0, NULL, RELOAD_FILES, "a list as openssl ciphers takes it, or \"\"",
+	  "ciphers of TLS 1.2, likewise; \"\" leaves it to OpenSSL" },
+	{ "tls-ciphersuites", OPTION_TEXT, AT(tls_ciphersuites), "", 0, 0, NULL, RELOAD_FILES, "names with : between them, or \"\"",
+	  "ciphersuites of TLS 1.3, likewise" },
+	{ "unixsocket", OPTION_TEXT, AT(unixsocket), NULL, 0, 0, NULL, RELOAD_NO, FILE_EXPECTED, "Unix socket of the endpoint" },
+	{ "unixsocketperm", OPTION_MODE, AT(unixsocketperm), "700", 0, 0777, NULL, RELOAD_NO, "an octal number from 0 to 777",
+	  "the rights of that socket" },
+	{ "source-nodes", OPTION_NODES, SIDE_AT(SIDE_SOURCE), NULL, 0, 0, NULL, RELOAD_NO, NODES_EXPECTED,
 	  "one or more nodes of the Redis that is left; the others of a cluster are found through them" },
-	{ "source-user", OPTION_TEXT, SOURCE(user), NULL, 0, 0, NULL, false, "one user name",
+	{ "source-user", OPTION_TEXT, SOURCE(user), NULL, 0, 0, NULL, RELOAD_NO, "one user name",
 	  "ACL user for the source; needs source-auth-file" },
-	{ "source-auth-file", OPTION_SECRET_FILE, SOURCE(auth_file), NULL, 0, 0, NULL, true, FILE_EXPECTED,
+	{ "source-auth-file", OPTION_TEXT, SOURCE(auth_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
 	  "file whose first line is the source's password" },
-	{ "source-address-map", OPTION_MAP, SIDE_AT(SIDE_SOURCE), NULL, 0, 0, NULL, false, MAP_EXPECTED,
+	{ "source-tls", OPTION_SWITCH, SOURCE(use_tls), "no", 0, 0, yes_no, RELOAD_NO, "yes or no", "speak TLS to the source, its certificate and name checked" },
+	{ "source-tls-ca-cert-file", OPTION_TEXT, SOURCE(tls_ca_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "certificates that those of the source's nodes must come from, PEM; without it whom the system trusts" },
+	{ "source-tls-cert-file", OPTION_TEXT, SOURCE(tls_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "certificate shown to the source, PEM" },
+	{ "source-tls-key-file", OPTION_TEXT, SOURCE(tls_key_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED, "its key, PEM" },
+	{ "source-tls-name", OPTION_TEXT, SOURCE(tls_name), NULL, 0, 0, NULL, RELOAD_FILES, "one name or address",
+	  "name that every node's certificate must have; without it the host by which the node is reached" },
+	{ "source-address-map", OPTION_MAP, SIDE_AT(SIDE_SOURCE), NULL, 0, 0, NULL, RELOAD_NO, MAP_EXPECTED,
 	  "addresses that the source announces, and where they are reached from here (NAT, containers)" },
-	{ "target-nodes", OPTION_NODES, SIDE_AT(SIDE_TARGET), NULL, 0, 0, NULL, false, NODES_EXPECTED,
+	{ "target-nodes", OPTION_NODES, SIDE_AT(SIDE_TARGET), NULL, 0, 0, NULL, RELOAD_NO, NODES_EXPECTED,
 	  "one or more nodes of the Valkey that is entered; without them it is a plain proxy" },
-	{ "target-user", OPTION_TEXT, TARGET(user), NULL, 0, 0, NULL, false, "one user name",
+	{ "target-user", OPTION_TEXT, TARGET(user), NULL, 0, 0, NULL, RELOAD_NO, "one user name",
 	  "ACL user for the target; needs target-auth-file" },
-	{ "target-auth-file", OPTION_SECRET_FILE, TARGET(auth_file), NULL, 0, 0, NULL, true, FILE_EXPECTED,
+	{ "target-auth-file", OPTION_TEXT, TARGET(auth_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
 	  "file whose first line is the target's password" },
-	{ "target-address-map", OPTION_MAP, SIDE_AT(SIDE_TARGET), NULL, 0, 0, NULL, false, MAP_EXPECTED,
+	{ "target-tls", OPTION_SWITCH, TARGET(use_tls), "no", 0, 0, yes_no, RELOAD_NO, "yes or no", "speak TLS to the target, its certificate and name checked" },
+	{ "target-tls-ca-cert-file", OPTION_TEXT, TARGET(tls_ca_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "certificates that those of the target's nodes must come from, PEM; without it whom the system trusts" },
+	{ "target-tls-cert-file", OPTION_TEXT, TARGET(tls_cert_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED,
+	  "certificate shown to the target, PEM" },
+	{ "target-tls-key-file", OPTION_TEXT, TARGET(tls_key_file), NULL, 0, 0, NULL, RELOAD_FILES, FILE_EXPECTED, "its key, PEM" },
+	{ "target-tls-name", OPTION_TEXT, TARGET(tls_name), NULL, 0, 0, NULL, RELOAD_FILES, "one name or address",
+	  "name that every node's certificate must have; without it the host by which the node is reached" },
+	{ "target-address-map", OPTION_MAP, SIDE_AT(SIDE_TARGET), NULL, 0, 0, NULL, RELOAD_NO, MAP_EXPECTED,
 	  "addresses that the target announces, and where they are reached from here" },
-	{ "target-not-empty", OPTION_SWITCH, AT(target_may_hold_keys), "refuse", 0, 0, not_empty_words, false, "refuse or allow",
+	{ "target-not-empty", OPTION_SWITCH, AT(target_may_hold_keys), "refuse", 0, 0, not_empty_words, RELOAD_NO, "refuse or allow",
 	  "whether start is refused when the target already holds keys" },
-	{ "state-dir", OPTION_TEXT, AT(state_dir), "/var/lib/crossfade", 0, 0, NULL, false, "one directory",
+	{ "state-dir", OPTION_TEXT, AT(state_dir), "/var/lib/crossfade", 0, 0, NULL, RELOAD_NO, "one directory",
 	  "phase record, checkpoints and lock; created with mode 0700" },
-	{ "admin-socket", OPTION_TEXT, AT(admin_socket), "/run/crossfade/admin.sock", 0, 0, NULL, false, "one file name",
+	{ "admin-socket", OPTION_TEXT, AT(admin_socket), "/run/crossfade/admin.sock", 0, 0, NULL, RELOAD_NO, "one file name",
 	  "Unix socket for proxyctl; mode 0600" },
-	{ "workers", OPTION_INT, AT(workers), "0", 0, 256, NULL, false, "a number from 0 to 256", "worker threads; 0: one per core" },
-	{ "maxclients", OPTION_INT, AT(maxclients), "10000", 1, 10000000, NULL, true, "a number from 1 up",
+	{ "workers", OPTION_INT, AT(workers), "0", 0, 256, NULL, RELOAD_NO, "a number from 0 to 256", "worker threads; 0: one per core" },
+	{ "maxclients", OPTION_INT, AT(maxclients), "10000", 1, 10000000, NULL, RELOAD_YES, "a number from 1 up",
 	  "clients served at the same time" },
-	{ "loglevel", OPTION_CHOICE, AT(loglevel), "notice", 0, 0, levels, true, "debug, verbose, notice or warning",
+	{ "loglevel", OPTION_CHOICE, AT(loglevel), "notice", 0, 0, levels, RELOAD_YES, "debug, verbose, notice or warning",
 	  "what is logged" },
-	{ "logfile", OPTION_TEXT, AT(logfile), "", 0, 0, NULL, true, "one file name, or \"\" for stderr",
+	{ "logfile", OPTION_TEXT, AT(logfile), "", 0, 0, NULL, RELOAD_YES, "one file name, or \"\" for stderr",
 	  "where the log goes; \"\" is stderr; USR1 reopens it" },
-	{ "mirror-ack", OPTION_SWITCH, AT(mirror_ack_both), "source", 0, 0, ack_words, false, "source or both",
+	{ "mirror-ack", OPTION_SWITCH, AT(mirror_ack_both), "source", 0, 0, ack_words, RELOAD_NO, "source or both",
 	  "whose acknowledgement a writing client waits for" },
-	{ "mirror-tracking", OPTION_SWITCH, AT(mirror_tracking), "yes", 0, 0, yes_no, false, "yes or no",
+	{ "mirror-tracking", OPTION_SWITCH, AT(mirror_tracking), "yes", 0, 0, yes_no, RELOAD_NO, "yes or no",
 	  "watch for writes that do not pass through the proxy" },
-	{ "bypassing-writers", OPTION_SWITCH, AT(bypassing_writers), "yes", 0, 0, yes_no, false, "yes or no",
+	{ "bypassing-writers", OPTION_SWITCH, AT(bypassing_writers), "yes", 0, 0, yes_no, RELOAD_NO, "yes or no",
 	  "whether anybody may write past the proxy: what they write while it is down is unseen, so that everything is compared after each start" },
-	{ "journal-size", OPTION_SIZE, AT(journal_size), "16mb", 64 * 1024, INT64_C(1) << 32, NULL, false, SIZE_EXPECTED ", from 64kb to 4gb",
+	{ "journal-size", OPTION_SIZE, AT(journal_size), "16mb", 64 * 1024, INT64_C(1) << 32, NULL, RELOAD_NO, SIZE_EXPECTED ", from 64kb to 4gb",
 	  "size per worker of the file in state-dir that holds the keys the follower still lacks, 64 bytes each; beyond it whole slots are held" },
-	{ "journal-fsync", OPTION_CHOICE, AT(journal_fsync), "no", 0, 0, fsync_words, false, "no, everysec or always",
+	{ "journal-fsync", OPTION_CHOICE, AT(journal_fsync), "no", 0, 0, fsync_words, RELOAD_NO, "no, everysec or always",
 	  "when the journal is synced: it survives the end of the process in any case, a power loss only with always" },
-	{ "request-max", OPTION_SIZE, AT(request_max), "16mb", 64 * 1024, INT64_C(1) << 30, NULL, true, SIZE_EXPECTED ", from 64kb to 1gb",
+	{ "request-max", OPTION_SIZE, AT(request_max), "16mb", 64 * 1024, INT64_C(1) << 30, NULL, RELOAD_YES, SIZE_EXPECTED ", from 64kb to 1gb",
 	  "larger requests are not kept for the mirror: their keys are copied instead" },
-	{ "mirror-queue-max", OPTION_SIZE, AT(mirror_queue_max), "64mb", 1024 * 1024, INT64_C(1) << 40, NULL, true,
+	{ "mirror-queue-max", OPTION_SIZE, AT(mirror_queue_max), "64mb", 1024 * 1024, INT64_C(1) << 40, NULL, RELOAD_YES,
 	  SIZE_EXPECTED ", at least 1mb", "effects queued per worker before their keys become dirty instead" },
-	{ "dirty-keys-max", OPTION_COUNT, AT(dirty_keys_max), "1000000", 1000, INT64_C(1) << 32, NULL, true,
+	{ "dirty-keys-max", OPTION_COUNT, AT(dirty_keys_max), "1000000", 1000, INT64_C(1) << 32, NULL, RELOAD_YES,
 	  COUNT_EXPECTED ", at least 1000", "dirty keys per worker before whole slots become dirty" },
-	{ "known-keys-max", OPTION_COUNT, AT(known_keys_max), "4000000", 1000, INT64_C(1) << 32, NULL, false,
+	{ "known-keys-max", OPTION_COUNT, AT(known_keys_max), "4000000", 1000, INT64_C(1) << 32, NULL, RELOAD_NO,
 	  COUNT_EXPECTED ", at least 1000", "entries per worker of the table of keys mirrored whole before they were copied" },
-	{ "large-value", OPTION_SIZE, AT(large_value), "1mb", 4096, INT64_C(1) << 30, NULL, false, SIZE_EXPECTED ", from 4kb to 1gb",
+	{ "large-value", OPTION_SIZE, AT(large_value), "1mb", 4096, INT64_C(1) << 30, NULL, RELOAD_NO, SIZE_EXPECTED ", from 4kb to 1gb",
 	  "larger values are copied in chunks" },
-	{ "client-output-max", OPTION_SIZE, AT(client_output_max), "1gb", 1024 * 1024, INT64_C(1) << 40, NULL, true,
+	{ "client-output-max", OPTION_SIZE, AT(client_output_max), "1gb", 1024 * 1024, INT64_C(1) << 40, NULL, RELOAD_YES,
 	  SIZE_EXPECTED ", at least 1mb", "bytes that may wait for one client that does not read, before it is cut off" },
-	{ "backfill-keys-per-s", OPTION_COUNT, AT(backfill_keys_per_s), "0", 0, INT64_C(1) << 40, NULL, false, COUNT_EXPECTED,
+	{ "backfill-keys-per-s", OPTION_COUNT, AT(backfill_keys_per_s), "0", 0, INT64_C(1) << 40, NULL, RELOAD_NO, COUNT_EXPECTED,
 	  "keys copied per second; 0: no limit; proxyctl throttle changes it while it runs" },
-	{ "backfill-bytes-per-s", OPTION_SIZE, AT(backfill_bytes_per_s), "0", 0, INT64_C(1) << 50, NULL, false, SIZE_EXPECTED,
+	{ "backfill-bytes-per-s", OPTION_SIZE, AT(backfill_bytes_per_s), "0", 0, INT64_C(1) << 50, NULL, RELOAD_NO, SIZE_EXPECTED,
 	  "bytes copied per second; 0: no limit; proxyctl throttle changes it while it runs" },
-	{ "backfill-adaptive", OPTION_SWITCH, AT(backfill_adaptive), "yes", 0, 0, yes_no, false, "yes or no",
+	{ "backfill-adaptive", OPTION_SWITCH, AT(backfill_adaptive), "yes", 0, 0, yes_no, RELOAD_NO, "yes or no",
 	  "copying gives way when the clients' requests get slower; proxyctl throttle changes it while it runs" },
-	{ "connect-timeout", OPTION_INT, AT(connect_timeout_ms), "2000", 10, HOUR_MS, NULL, false, "milliseconds, at least 10",
+	{ "connect-timeout", OPTION_INT, AT(connect_timeout_ms), "2000", 10, HOUR_MS, NULL, RELOAD_NO, "milliseconds, at least 10",
 	  "milliseconds for connecting to a node" },
-	{ "upstream-timeout", OPTION_INT, AT(upstream_timeout_ms), "15000", 100, HOUR_MS, NULL, false, "milliseconds, at least 100",
+	{ "upstream-timeout", OPTION_INT, AT(upstream_timeout_ms), "15000", 100, HOUR_MS, NULL, RELOAD_NO, "milliseconds, at least 100",
 	  "milliseconds without any progress, while replies are awaited, before a connection to a node is given up" },
-	{ "cutover-max-pause", OPTION_INT, AT(cutover_max_pause_ms), "1000", 10, 60000, NULL, true, "milliseconds from 10 to 60000",
+	{ "cutover-max-pause", OPTION_INT, AT(cutover_max_pause_ms), "1000", 10, 60000, NULL, RELOAD_YES, "milliseconds from 10 to 60000",
 	  "milliseconds that a flip may hold requests before it is undone" },
-	{ "cutover-max-lag", OPTION_INT, AT(cutover_max_lag_ms), "1000", 1, HOUR_MS, NULL, true, "milliseconds, at least 1",
+	{ "cutover-max-lag", OPTION_INT, AT(cutover_max_lag_ms), "1000", 1, HOUR_MS, NULL, RELOAD_YES, "milliseconds, at least 1",
 	  "milliseconds of mirror lag above which a flip is not begun" },
-	{ "topology-interval", OPTION_INT, AT(topology_interval_ms), "1000", 50, HOUR_MS, NULL, true, "milliseconds, at least 50",
+	{ "topology-interval", OPTION_INT, AT(topology_interval_ms), "1000", 50, HOUR_MS, NULL, RELOAD_YES, "milliseconds, at least 50",
 	  "milliseconds between two looks at the topology of each side" },
 };
 const unsigned config_option_count = sizeof(config_options) / sizeof(config_options[0]);
@@ -131,6 +174,14 @@ static bool read_number(const char *text, int64_t *n)
 	return true;
 }
 
+static bool read_mode(const char *text, int64_t *n)
+{
+	char *end;
+
+	*n = strtol(text, &end, 8);
+	return end != text && !*end && *text >= '0' && *text <= '7';
+}
+
 /* As redis.conf: k is 1000, kb is 1024. */
 static bool read_size(const char *text, int64_t *n)
 {
@@ -150,13 +201,20 @@ static bool read_size(const char *text, int64_t *n)
 	return false;
 }
 
-/* host:port; [v6]:port. */
+/* host:port; [v6]:port; unix:/path, which has no port. */
 static bool read_host_port(const char *text, struct host_port *hp)
 {
 	const char *colon = strrchr(text, ':'), *host = text;
-	size_t n;
+	size_t n = strlen(text);
 	int64_t port;
 
+	if (address_is_unix(text)) {
+		if (n - strlen(ADDRESS_UNIX) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+			return false;
+		strcpy(hp->host, text);
+		hp->port = 0;
+		return true;
+	}
 	if (!colon || !read_number(colon + 1, &port) || port < 1 || port > 65535)
 		return false;
 	n = (size_t)(colon - text);
@@ -184,7 +242,7 @@ static bool read_nodes(struct side_config *s, int argc, char *const *argv)
 		if (!read_host_port(argv[i], &s->nodes[i]))
 			return false;
 	s->nnodes = (unsigned)argc;
-	return true;
+	return argc == 1 || !address_is_unix(argv[0]); /* a cluster is not reached by one */
 }
 
 static bool read_map(struct address_map *m, int argc, char *const *argv)
@@ -238,7 +296,6 @@ static bool read_word(struct config *c, const struct option *o, const char *word
 
 	switch (o->type) {
 	case OPTION_TEXT:
-	case OPTION_SECRET_FILE:
 		ok = *word || o->fallback; /* only what has a default may be the empty word */
 		if (o->fallback && *o->fallback && !*word)
 			ok = false;
@@ -246,7 +303,8 @@ static bool read_word(struct config *c, const struct option *o, const char *word
 			set_text(field(c, o), word);
 		return ok;
 	case OPTION_INT:
-		ok = read_number(word, &n) && n >= o->min && n <= o->max;
+	case OPTION_MODE:
+		ok = (o->type == OPTION_MODE ? read_mode(word, &n) : read_number(word, &n)) && n >= o->min && n <= o->max;
 		if (ok)
 			__atomic_store_n((int *)field(c, o), (int)n, __ATOMIC_RELAXED);
 		return ok;
@@ -312,14 +370,16 @@ bool config_option_read(struct config *c, const struct option *o, int argc, char
 static sds text_lists(sds out, const struct config *c, const struct option *o)
 {
 	const struct side_config *s = field(c, o);
+	char name[ADDRESS_NAME_MAX];
 
 	if (o->type == OPTION_BINDS)
 		for (unsigned i = 0; i < c->nbinds; i++)
 			out = sdscatprintf(out, "%s%s", i ? " " : "", c->binds[i]);
 	else if (o->type == OPTION_NODES)
-		for (unsigned i = 0; i < s->nnodes; i++)
-			out = sdscatprintf(out, strchr(s->nodes[i].host, ':') ? "%s[%s]:%u" : "%s%s:%u", i ? " " : "", s->nodes[i].host,
-					   s->nodes[i].port);
+		for (unsigned i = 0; i < s->nnodes; i++) {
+			address_name(name, sizeof(name), s->nodes[i].host, s->nodes[i].port);
+			out = sdscatprintf(out, "%s%s", i ? " " : "", name);
+		}
 	else
 		for (unsigned i = 0; i < s->map.n; i++)
 			out = sdscatprintf(out, "%s%s=%s", i ? " " : "", s->map.pairs[i].from, s->map.pairs[i].to);
@@ -332,11 +392,12 @@ sds config_option_text(sds out, const struct config *c, const struct option *o)
 
 	switch (o->type) {
 	case OPTION_TEXT:
-	case OPTION_SECRET_FILE:
 		text = *(char **)field(c, o);
 		return sdscat(out, text ? text : "");
 	case OPTION_INT:
 		return sdscatprintf(out, "%d", *(int *)field(c, o));
+	case OPTION_MODE:
+		return sdscatprintf(out, "%o", *(int *)field(c, o));
 	case OPTION_COUNT:
 	case OPTION_SIZE:
 		return sdscatprintf(out, "%" PRId64, *(int64_t *)field(c, o));
@@ -353,7 +414,6 @@ void config_option_move(struct config *to, const struct config *from, const stru
 {
 	switch (o->type) {
 	case OPTION_TEXT:
-	case OPTION_SECRET_FILE:
 		set_text(field(to, o), *(char **)field(from, o));
 		break;
 	case OPTION_INT:
@@ -364,6 +424,7 @@ void config_option_move(struct config *to, const struct config *from, const stru
 	case OPTION_SIZE:
 		__atomic_store_n((int64_t *)field(to, o), *(int64_t *)field(from, o), __ATOMIC_RELAXED);
 		break;
+	case OPTION_MODE:
 	case OPTION_SWITCH:
 	case OPTION_BINDS:
 	case OPTION_NODES:
@@ -378,7 +439,6 @@ void config_option_release(struct config *c, const struct option *o)
 
 	switch (o->type) {
 	case OPTION_TEXT:
-	case OPTION_SECRET_FILE:
 		set_text(field(c, o), NULL);
 		break;
 	case OPTION_BINDS:

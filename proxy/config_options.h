@@ -11,8 +11,8 @@
 
 enum option_type {
 	OPTION_TEXT,   /* char * */
-	OPTION_SECRET_FILE, /* char *: name of a file whose first line is a password, which is read by config.c */
 	OPTION_INT,    /* int, in [min, max] */
+	OPTION_MODE,   /* int, octal: the rights of a file */
 	OPTION_COUNT,  /* int64_t, a plain number */
 	OPTION_SIZE,   /* int64_t, with units: 64mb */
 	OPTION_CHOICE, /* int: index in choices */
@@ -22,6 +22,13 @@ enum option_type {
 	OPTION_MAP,    /* announced=reachable … of a side */
 };
 
+/* Whether it may change while running. */
+enum reload {
+	RELOAD_NO,
+	RELOAD_YES,
+	RELOAD_FILES, /* by SIGHUP only: it is read and checked together with the files that it names or that belong to it */
+};
+
 struct option {
 	const char *name;
 	enum option_type type;
@@ -29,7 +36,7 @@ struct option {
 	const char *fallback;     /* the default; NULL: none */
 	int64_t min, max;
 	const char *const *choices; /* NULL at the end */
-	bool reloadable;
+	enum reload reload;
 	const char *expected;     /* ends the message "…: expected …" */
 	const char *help;
 };
@@ -45,5 +52,11 @@ sds config_option_text(sds out, const struct config *c, const struct option *o);
 /* Takes a reloadable number, text or choice over. */
 void config_option_move(struct config *to, const struct config *from, const struct option *o);
 void config_option_release(struct config *c, const struct option *o);
+
+/* config_tls.c: the contexts of a config that was just read; false: err says which option is wrong. */
+bool config_tls_listener(struct config *c, char *err, size_t errlen);
+bool config_tls_side(struct config *c, enum side side, char *err, size_t errlen);
+void config_tls_take(struct config *c, struct config *fresh);
+void config_tls_release(struct config *c);
 
 #endif

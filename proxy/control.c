@@ -157,7 +157,7 @@ static void serve(struct control *c)
 			publish(c, discovery_topology(c->discovery[s]));
 	}
 	for (unsigned i = 0; i < c->nlisten_fds; i++)
-		if (listen(c->listen_fds[i], BACKLOG) < 0) {
+		if (listen(c->listen_fds[i].fd, BACKLOG) < 0) {
 			log_warning("cannot listen: %s", strerror(errno));
 			control_end_with(c, 71);
 			return;
@@ -165,7 +165,9 @@ static void serve(struct control *c)
 	fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
 	phases_begin(c->phases, why_void, unwatched, control_now(c));
 	ev_timer_again(c->loop, &c->tick);
-	log_notice("ready on port %d, phase %s, %u workers", c->config->port, phase_names[c->record.phase], c->workers);
+	log_notice("ready on port %d, TLS port %d, %s%s, phase %s, %u workers", c->config->port, c->config->tls_port,
+		   c->config->unixsocket ? "socket " : "no socket", c->config->unixsocket ? c->config->unixsocket : "", phase_names[c->record.phase],
+		   c->workers);
 }
 
 /* Every side that answers clients was seen. */
@@ -490,7 +492,7 @@ struct control *control_new(const struct control_options *o)
 	c->loop = o->loop;
 	c->config = o->config;
 	c->state = o->state;
-	memcpy(c->listen_fds, o->listen_fds, o->nlisten_fds * sizeof(int));
+	memcpy(c->listen_fds, o->listen_fds, o->nlisten_fds * sizeof(*o->listen_fds));
 	c->nlisten_fds = o->nlisten_fds;
 	snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
 	if (state_has_record(c->state))
@@ -546,7 +548,7 @@ void control_free(struct control *c)
 	end_threads(c);
 	phases_free(c->phases);
 	for (unsigned i = 0; i < c->nlisten_fds; i++)
-		close(c->listen_fds[i]);
+		close(c->listen_fds[i].fd);
 	if (c->exit_code == 0 && clean)
 		state_mark_clean(c->state);
 	log_notice("ended");

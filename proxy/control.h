@@ -21,7 +21,7 @@ struct control_options {
 	struct ev_loop *loop;
 	struct config *config;
 	struct state *state;
-	const int *listen_fds; /* bound, not yet listening; owned by control from here on */
+	const struct listen_fd *listen_fds; /* bound, not yet listening; owned by control from here on */
 	unsigned nlisten_fds;
 };
 struct control *control_new(const struct control_options *o);

@@ -40,7 +40,7 @@ struct control {
 	struct state *state;
 	enum control_state run;
 	int exit_code;
-	int listen_fds[2 * CONFIG_MAX_BINDS];
+	struct listen_fd listen_fds[LISTENERS_MAX];
 	unsigned nlisten_fds, workers;
 	struct discovery *discovery[SIDES]; /* NULL: not configured, or finished with */
 	struct mailboxes *mail;

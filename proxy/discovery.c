@@ -39,10 +39,11 @@ static void set_why(struct discovery *d, const char *fmt, ...)
 static struct bulk *peer_open(struct discovery *d, struct peer *p)
 {
 	const struct side_config *s = &d->config->side[d->side];
-	struct bulk_options o = { .addr = p->addr, .addr_len = p->addr_len, .user = s->user, .password = s->password };
+	struct bulk_options o = { .addr = p->addr, .addr_len = p->addr_len, .user = s->user, .password = s->password, .tls = s->tls };
 	double connect_s = CONFIG_NOW(d->config->connect_timeout_ms) / 1000.0;
 
 	snprintf(o.name, sizeof(o.name), "%s %s", side_name(d->side), p->name);
+	memcpy(o.node, p->name, sizeof(o.node));
 	o.connect_timeout_s = connect_s;
 	o.reply_timeout_s = connect_s > REPLY_TIMEOUT_MIN_S ? connect_s : REPLY_TIMEOUT_MIN_S;
 	return bulk_new(d->loop, &o);

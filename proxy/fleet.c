@@ -100,7 +100,7 @@ struct order {
 	unsigned max_pause_ms;
 	bool on;
 	const char *password;
-	const int *fds;
+	const struct listen_fd *fds;
 	unsigned n;
 	size_t queue_max, dirty_max, request_max;
 };
@@ -138,9 +138,9 @@ static void do_serve(void *arg)
 	clients_listen(o->w, o->fds, o->n);
 }
 
-void fleet_serve(struct fleet *f, const int *listen_fds, unsigned n)
+void fleet_serve(struct fleet *f, const struct listen_fd *fds, unsigned n)
 {
-	to_all(f, do_serve, &(struct order){ .fds = listen_fds, .n = n });
+	to_all(f, do_serve, &(struct order){ .fds = fds, .n = n });
 }
 
 static void do_topology(void *arg)

@@ -13,6 +13,7 @@
 #include "backfill/backfill.h"
 #include "backfill/topology.h"
 #include "proxy/config.h"
+#include "proxy/listen.h"
 #include "proxy/mailbox.h"
 
 #define THREAD_BACKFILL(workers) (workers)
@@ -82,7 +83,7 @@ struct fleet_start {
 	const struct owed *owed;        /* what the last process owed, or NULL; read before fleet_new returns */
 };
 struct fleet *fleet_new(const struct fleet_start *s);
-void fleet_serve(struct fleet *f, const int *listen_fds, unsigned n);  /* begin to accept clients */
+void fleet_serve(struct fleet *f, const struct listen_fd *fds, unsigned n); /* begin to accept clients */
 void fleet_topology(struct fleet *f, struct topology *t);             /* takes the reference; to all workers */
 /* Mirroring on: every write from now on has an effect; control_mirror_ready() when tracking is on and what was in flight before has ended. */
 void fleet_mirror(struct fleet *f, bool on);

@@ -2,18 +2,16 @@
 #include <argp.h>
 #include <errno.h>
 #include <ev.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "proxy/admin.h"
 #include "proxy/config.h"
 #include "proxy/control.h"
+#include "proxy/listen.h"
 #include "proxy/log.h"
 #include "proxy/state.h"
 
@@ -21,7 +19,6 @@
 #define EXIT_OS 71
 #define EXIT_CONFIG 78
 #define FILES_BESIDE_CLIENTS 4096 /* data and bulk connections, logs, mailboxes */
-#define LISTENERS_MAX (2 * CONFIG_MAX_BINDS)
 
 const char *argp_program_version = "crossfade " PACKAGE_VERSION;
 
@@ -69,7 +66,7 @@ static const struct argp argp = {
 	NULL, NULL, NULL
 };
 
-/* ---- files and listeners ---- */
+/* ---- files ---- */
 
 static void raise_file_limit(int maxclients)
 {
@@ -82,62 +79,6 @@ static void raise_file_limit(int maxclients)
 	if (setrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur < want)
 		log_warning("only %llu files may be open, and maxclients %d needs %llu: raise the hard limit (ulimit -Hn, LimitNOFILE)",
 			    (unsigned long long)r.rlim_cur, maxclients, (unsigned long long)want);
-}
-
-static int bind_one(const struct addrinfo *a)
-{
-	int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
-
-	if (fd < 0)
-		return -1;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (a->ai_family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-	if (bind(fd, a->ai_addr, a->ai_addrlen) == 0)
-		return fd;
-	int saved = errno;
-	close(fd);
-	errno = saved;
-	return -1;
-}
-
-/* Every address of one `bind` word; "*" is every address of both families, of which a machine may lack one. */
-static bool bind_word(const char *word, int port, int *fds, unsigned *n)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV }, *found;
-	char service[8];
-	bool any = strcmp(word, "*") == 0;
-	unsigned before = *n;
-
-	snprintf(service, sizeof(service), "%d", port);
-	int rc = getaddrinfo(any ? NULL : word, service, &hints, &found);
-	if (rc != 0) {
-		log_warning("bind %s: %s: expected an address of this machine", word, gai_strerror(rc));
-		return false;
-	}
-	for (const struct addrinfo *a = found; a && *n < LISTENERS_MAX; a = a->ai_next) {
-		int fd = bind_one(a);
-		if (fd >= 0) {
-			fds[(*n)++] = fd;
-		} else if (!any || errno == EADDRINUSE) {
-			log_warning("cannot bind %s port %d: %s%s", word, port, strerror(errno),
-				    errno == EADDRINUSE ? "; another process has it, set another port" : "");
-			freeaddrinfo(found);
-			return false;
-		}
-	}
-	freeaddrinfo(found);
-	return *n > before;
-}
-
-/* Bound now, so that an error shows at once; listened on when there is something to answer from. */
-static bool bind_all(const struct config *c, int *fds, unsigned *n)
-{
-	*n = 0;
-	for (unsigned i = 0; i < c->nbinds; i++)
-		if (!bind_word(c->binds[i], c->port, fds, n))
-			return false;
-	return true;
 }
 
 /* ---- signals ---- */
@@ -190,7 +131,7 @@ static void second_signal_ends(struct ev_loop *loop, ev_signal *watchers)
 
 /* ---- main ---- */
 
-static int run(struct config *config, struct state *state, const int *fds, unsigned n)
+static int run(struct config *config, struct state *state, const struct listen_fd *fds, unsigned n)
 {
 	struct ev_loop *loop = ev_default_loop(EVFLAG_AUTO);
 	struct control_options o = { .loop = loop, .config = config, .state = state, .listen_fds = fds, .nlisten_fds = n };
@@ -220,7 +161,8 @@ static int run(struct config *config, struct state *state, const int *fds, unsig
 static int begin(struct config *config)
 {
 	char err[2048];
-	int fds[LISTENERS_MAX], code;
+	struct listen_fd fds[LISTENERS_MAX];
+	int code;
 	unsigned n = 0;
 
 	log_set_level((enum log_level)config->loglevel);
@@ -239,11 +181,13 @@ static int begin(struct config *config)
 		log_warning("%s: target-nodes is not set, and the record in %s is in phase %s: expected the nodes of that migration", config->file,
 			    config->state_dir, phase_names[phase]);
 		code = EXIT_CONFIG;
-	} else if (!bind_all(config, fds, &n)) {
+	} else if (!listen_bind_all(config, fds, &n)) {
 		code = EXIT_OS;
 	} else {
 		raise_file_limit(config->maxclients);
 		code = run(config, state, fds, n);
+		if (config->unixsocket)
+			unlink(config->unixsocket);
 	}
 	state_close(state);
 	return code;

@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 
 #define IOV_MAX_TURN 64
 #define CHUNK_POOL_MAX 4096
@@ -96,7 +94,7 @@ static void advance(struct outq *q, size_t n)
 	}
 }
 
-ssize_t outq_write(struct outq *q, int fd)
+ssize_t outq_write(struct outq *q, int fd, struct tls *tls)
 {
 	ssize_t total = 0;
 
@@ -108,8 +106,7 @@ ssize_t outq_write(struct outq *q, int fd)
 			iov[n++] = (struct iovec){ (void *)c->p, c->n };
 			asked += c->n;
 		}
-		struct msghdr m = { .msg_iov = iov, .msg_iovlen = (size_t)n };
-		ssize_t w = n == 1 ? send(fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL) : sendmsg(fd, &m, MSG_NOSIGNAL);
+		ssize_t w = transport_writev(fd, tls, iov, n);
 		if (w < 0) {
 			if (errno == EINTR)
 				continue;
@@ -117,7 +114,7 @@ ssize_t outq_write(struct outq *q, int fd)
 		}
 		advance(q, (size_t)w);
 		total += w;
-		if ((size_t)w < asked)
+		if ((size_t)w < asked && !tls) /* a record of TLS is less than what the socket takes */
 			break;
 	}
 	return total;

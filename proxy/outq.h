@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "net/transport.h"
 #include "proxy/block.h"
 
 #define OUTQ_COPY_MAX 512 /* up to this many bytes are copied */
@@ -27,8 +28,8 @@ struct outq {
 };
 
 void outq_add(struct outq *q, const char *p, size_t n, struct block *holder); /* holder NULL: always copied */
-/* Writes what the socket takes now. >= 0: bytes written; -1: errno (EAGAIN is 0 bytes, not an error). */
-ssize_t outq_write(struct outq *q, int fd);
+/* Writes what the socket takes now. >= 0: bytes written; -1: errno (EAGAIN is 0 bytes, not an error). tls NULL: plain. */
+ssize_t outq_write(struct outq *q, int fd, struct tls *tls);
 void outq_clear(struct outq *q);
 void outq_pool_release(void);
 

@@ -187,11 +187,13 @@ static void ask_node(struct check_node *n, bool first)
 static void node_open(struct preflight *p, enum side side, struct check_node *n, const struct node *node)
 {
 	const struct config *config = p->in.config;
-	struct bulk_options o = { .addr = node->addr, .addr_len = node->addr_len, .user = config->side[side].user, .password = config->side[side].password };
+	struct bulk_options o = { .addr = node->addr, .addr_len = node->addr_len, .user = config->side[side].user, .password = config->side[side].password,
+				  .tls = config->side[side].tls };
 
 	o.connect_timeout_s = CONFIG_NOW(config->connect_timeout_ms) / 1000.0;
 	o.reply_timeout_s = o.connect_timeout_s > REPLY_TIMEOUT_MIN_S ? o.connect_timeout_s : REPLY_TIMEOUT_MIN_S;
 	snprintf(o.name, sizeof(o.name), "%s %s", side_name(side), node->name);
+	memcpy(o.node, node->name, sizeof(o.node));
 	*n = (struct check_node){ .p = p, .side = side, .node = node, .round_trip_us = -1 };
 	n->commands = calloc(command_count, 1);
 	n->bulk = bulk_new(p->in.loop, &o);

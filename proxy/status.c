@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/address.h"
 #include "proxy/control_internal.h"
 
 #define GET(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
@@ -108,8 +109,9 @@ static void add_configured(json_t *list, const struct control *c, enum side side
 	const struct side_config *s = &c->config->side[side];
 
 	for (unsigned i = 0; i < s->nnodes; i++) {
-		json_t *addr = json_sprintf(strchr(s->nodes[i].host, ':') ? "[%s]:%u" : "%s:%u", s->nodes[i].host, s->nodes[i].port);
-		json_array_append_new(list, json_pack("{sssoss}", "side", side_name(side), "addr", addr, "state", "down"));
+		char addr[ADDRESS_NAME_MAX];
+		address_name(addr, sizeof(addr), s->nodes[i].host, s->nodes[i].port);
+		json_array_append_new(list, json_pack("{ssssss}", "side", side_name(side), "addr", addr, "state", "down"));
 	}
 }
 

@@ -18,6 +18,7 @@
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_timer(struct ev_loop *loop, ev_timer *w, int revents);
+static void shake_hands(struct upstream *u);
 
 static ev_tstamp now(const struct upstream *u)
 {
@@ -129,6 +130,8 @@ static void close_reset(struct upstream *u)
 		return;
 	ev_io_stop(u->owner->loop, &u->reader);
 	ev_io_stop(u->owner->loop, &u->writer);
+	tls_close(u->tls, false);
+	u->tls = NULL;
 	setsockopt(u->fd, SOL_SOCKET, SO_LINGER, &l, sizeof l); /* race 7: nothing of it may still arrive */
 	close(u->fd);
 	u->fd = -1;
@@ -244,7 +247,8 @@ void upstream_watch(struct upstream *u, bool on)
 
 static bool write_now(struct upstream *u, sds bytes)
 {
-	ssize_t n = send(u->fd, bytes, sdslen(bytes), MSG_NOSIGNAL);
+	struct iovec all = { bytes, sdslen(bytes) };
+	ssize_t n = transport_writev(u->fd, u->tls, &all, 1);
 	bool ok = n == (ssize_t)sdslen(bytes); /* a fresh socket takes a greeting whole */
 
 	sdsfree(bytes);
@@ -268,6 +272,24 @@ static void greet(struct upstream *u)
 	ev_io_start(u->owner->loop, &u->reader);
 	if (!write_now(u, s))
 		upstream_give_up(u, "the greeting could not be written");
+}
+
+/* Before the greeting; the deadline is that of connecting. */
+static void shake_hands(struct upstream *u)
+{
+	switch (tls_handshake(u->tls)) {
+	case TLS_AGAIN:
+		ev_io_start(u->owner->loop, &u->reader);
+		if (tls_read_wants_write(u->tls))
+			ev_io_start(u->owner->loop, &u->writer);
+		return;
+	case TLS_DONE:
+		greet(u);
+		return;
+	case TLS_FAILED:
+		upstream_give_up(u, tls_why(u->tls));
+		return;
+	}
 }
 
 /* The third round ends what the second one found; the watch is last. */
@@ -468,22 +490,28 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	for (int i = 0; i < READS_PER_TURN; i++) {
+	if (u->state == UPSTREAM_CONNECTING) {
+		shake_hands(u);
+		return;
+	}
+	for (int i = 0; i < READS_PER_TURN || transport_pending(u->tls); i++) {
 		if (!u->in || u->in->used == u->in->cap || u->parser.need > u->in->cap - u->in_off)
 			make_room(u);
 		size_t room = u->in->cap - u->in->used;
-		ssize_t n = recv(u->fd, u->in->data + u->in->used, room, 0);
+		ssize_t n = transport_read(u->fd, u->tls, u->in->data + u->in->used, room);
+		if (n < 0 && u->tls && tls_read_wants_write(u->tls))
+			ev_io_start(u->owner->loop, &u->writer);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (n <= 0) {
-			upstream_give_up(u, n ? strerror(errno) : "it closed the connection");
+			upstream_give_up(u, n ? transport_why(u->tls, errno) : "it closed the connection");
 			return;
 		}
 		u->in->used += (size_t)n;
 		u->progress = now(u);
 		if (!parse(u))
 			return;
-		if ((size_t)n < room)
+		if ((size_t)n < room && !transport_pending(u->tls))
 			return;
 	}
 }
@@ -499,14 +527,24 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	(void)revents;
 	ev_io_stop(loop, w);
 	if (u->state != UPSTREAM_CONNECTING) {
+		if (u->tls && tls_read_wants_write(u->tls))
+			on_readable(loop, &u->reader, EV_READ);
 		upstream_flush(u);
 		return;
 	}
+	if (u->tls) {
+		shake_hands(u);
+		return;
+	}
 	getsockopt(u->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-	if (error)
+	if (error) {
 		upstream_give_up(u, strerror(error));
-	else
+	} else if (u->owner->tls[u->side]) {
+		u->tls = tls_connect(u->owner->tls[u->side], u->fd, u->name);
+		shake_hands(u);
+	} else {
 		greet(u);
+	}
 }
 
 void upstream_flush(struct upstream *u)
@@ -521,9 +559,9 @@ void upstream_flush(struct upstream *u)
 		return;
 	if (u->owner->before_write)
 		u->owner->before_write(u->owner->ctx);
-	ssize_t n = outq_write(&u->out, u->fd);
+	ssize_t n = outq_write(&u->out, u->fd, u->tls);
 	if (n < 0) {
-		upstream_give_up(u, strerror(errno));
+		upstream_give_up(u, transport_why(u->tls, errno));
 		return;
 	}
 	u->written += (uint64_t)n;
@@ -578,7 +616,9 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	if (u->state != UPSTREAM_UP) {
+	if (u->state == UPSTREAM_CONNECTING && u->tls) {
+		upstream_give_up(u, "it did not answer to TLS in time: does it speak TLS?");
+	} else if (u->state != UPSTREAM_UP) {
 		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
 	} else if (!u->fifo_n && now(u) - u->progress > 1) { /* idle: no pressure that an old sample would tell of */
 		atomic_store_explicit(u->owner->latency_us, atomic_load_explicit(u->owner->latency_us, memory_order_relaxed) / 2, memory_order_relaxed);

@@ -5,6 +5,8 @@
  * that the server has forgotten it (CLIENT KILL by ID, same server process) before it sends anything (race 7). The watch (CLIENT TRACKING) is on before
  * the first command while it is wanted.
  *
+ * CONNECTING ends with the TLS handshake, where the side speaks TLS.
+ *
  *   IDLE ──open──► CONNECTING ──► GREETING ──► UP
  *                      ▲              │         │
  *                      └─ retry ── DOWN ◄───────┘
@@ -43,6 +45,7 @@ struct upstream_owner { /* the worker */
 	double connect_timeout_s, reply_timeout_s;
 	const char *(*user)(void *ctx, enum side side);
 	const char *(*password)(void *ctx, enum side side);
+	struct tls_context *tls[SIDES]; /* NULL: plain */
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
 	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
 	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */
@@ -61,6 +64,7 @@ struct upstream {
 	socklen_t addr_len;
 	enum upstream_state state;
 	int fd;
+	struct tls *tls;         /* NULL: plain, or not connected */
 	ev_io reader, writer;
 	ev_timer timer;          /* connecting, greeting: its deadline; up: looks after progress */
 	struct outq out;

@@ -569,6 +569,7 @@ void worker_init(struct worker *w)
 	known_init(&w->preloaded, PRELOADED_MAX);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
 		w->password[s] = c->side[s].password;
+		w->owner.tls[s] = c->side[s].tls;
 		w->nowhere[s] = upstream_add(w, s, "(no node serves the slot)");
 		for (unsigned i = 0; i < SLOTS; i++)
 			w->route[s][i] = w->nowhere[s];

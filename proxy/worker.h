@@ -19,6 +19,12 @@ struct client;
 struct fleet;
 struct watch;
 
+struct listener {
+	ev_io io; /* first: what libev gives is the listener */
+	struct worker *worker;
+	bool tls;
+};
+
 struct worker {
 	unsigned id;
 	struct fleet *fleet;
@@ -47,7 +53,7 @@ struct worker {
 
 	/* clients */
 	struct client *clients;
-	ev_io *listeners;
+	struct listener *listeners;
 	unsigned nlisteners;
 	ev_timer accept_again;
 	struct block *read_block;    /* requests are read into its tail */
@@ -144,7 +150,7 @@ void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why
 void worker_engine_io(struct worker *w, struct engine_io *io);
 
 /* client.c */
-void clients_listen(struct worker *w, const int *fds, unsigned n);
+void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n);
 void clients_close_listeners(struct worker *w);
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);

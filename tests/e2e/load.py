@@ -187,7 +187,7 @@ class Load:
 
     def _run(self, model):
         try:
-            with Client(self.proxy.port, timeout=30) as link:
+            with self.proxy.connect(timeout=30) as link:
                 while not self._stop.is_set() and not self.errors:
                     self._step(link, model)
                     time.sleep(self.pause_s)

@@ -2,7 +2,7 @@
 """Checks what the style of the sources promises; each kind of promise is a test for
 each file or folder that it is about. Prints what is wrong and, last, a count.
 
-    functions of at most 70 lines, files of at most 800     C in resp proxy backfill tools tests
+    functions of at most 70 lines, files of at most 800     C in resp net proxy backfill tools tests
     tabs for indentation, no blanks at line ends            the same
     every header opens with a comment                       the same
     every folder of FOLDERS has a README.md
@@ -18,7 +18,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FUNCTION_MAX_LINES = 70
 FILE_MAX_LINES = 800
-FOLDERS = ["resp", "proxy", "backfill", "conf", "tests", "tools"]
+FOLDERS = ["resp", "net", "proxy", "backfill", "conf", "tests", "tools"]
 SHARED = "../" + "shared"
 
 NOT_CODE = re.compile(
@@ -36,7 +36,7 @@ def files():
 def is_checked_c(name):
     if not name.endswith((".c", ".h")):
         return False
-    return name.startswith(("resp/", "proxy/", "backfill/", "tests/")) or re.fullmatch(r"tools/[^/]*", name)
+    return name.startswith(("resp/", "net/", "proxy/", "backfill/", "tests/")) or re.fullmatch(r"tools/[^/]*", name)
 
 
 def blank(text):

@@ -89,7 +89,7 @@ static int setup(void **state)
 	options.addr_len = len;
 	strcpy(options.name, "source test:1");
 	options.connect_timeout_s = 1;
-	options.reply_timeout_s = 0.6;
+	options.reply_timeout_s = 5;
 	heard[0] = '\0';
 	bulk = NULL;
 	return 0;

@@ -92,6 +92,17 @@ static void test_errors(void **state)
 	expect_error(MINIMAL "request-max -1\n", "2: ", "16mb");
 	expect_error(MINIMAL "request-max 99999999999999999999mb\n", "2: ", "16mb");
 	expect_error("source-nodes ::1:6379\n", "1: ", "[::1]:6379");
+	expect_error("source-nodes unix:/a unix:/b\n", "1: ", "one unix:/path");
+	expect_error("source-nodes unix:/a\nsource-tls yes\n", "2: ", "Unix socket");
+	expect_error(MINIMAL "port 0\n", "2: ", "nothing is listened on");
+	expect_error(MINIMAL "tls-port 1\n", "2: ", "tls-cert-file");
+	expect_error(MINIMAL "tls-port 1\ntls-cert-file /nowhere.crt\n", "2: ", "tls-key-file");
+	expect_error(MINIMAL "tls-port 1\ntls-cert-file /nowhere.crt\ntls-key-file /nowhere.key\n", "2: ", "'/nowhere.crt': No such file");
+	expect_error(MINIMAL "tls-auth-clients perhaps\n", "2: ", "no, yes or optional");
+	expect_error(MINIMAL "target-tls yes\ntarget-tls-ca-cert-file /nowhere.crt\n", "2: ", "'/nowhere.crt': No such file");
+	expect_error(MINIMAL "target-tls yes\ntls-protocols TLSv1.1\n", "2: ", "TLSv1.2");
+	expect_error(MINIMAL "target-tls yes\ntls-ciphers nonsense\n", "2: ", "tls-ciphers 'nonsense'");
+	expect_error(MINIMAL "unixsocketperm 888\n", "2: ", "octal");
 	expect_error("source-nodes host\n", "1: ", "host:port");
 	expect_error("source-nodes host:0\n", "1: ", "host:port");
 	expect_error(MINIMAL "target-address-map a\n", "2: ", "announced=reachable");
@@ -215,7 +226,7 @@ static void test_docs_name_every_option(void **state)
 		const struct option *o = &config_options[i];
 		snprintf(row, sizeof(row), "\n| `%s` | %s%s%s | %s | %s |", o->name, o->fallback ? "`" : "",
 			 !o->fallback ? "none" : *o->fallback ? o->fallback : "\"\"", o->fallback ? "`" : "", o->expected,
-			 o->reloadable ? "yes" : "no");
+			 o->reload ? "yes" : "no");
 		if (!strstr(docs, row))
 			fail_msg("docs/configuration.md lacks the row%s", row);
 	}

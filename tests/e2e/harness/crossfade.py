@@ -81,13 +81,15 @@ class Crossfade(Process):
     """A running proxy. source and target are a Standalone or Cluster, or None.
 
     More options by config={"name": value}; environment by env={}. workers is 2 unless given.
+    client_options are those of every Client that it makes; with {"tls": context} its port is the TLS port.
     """
 
-    def __init__(self, source, target=None, config=None, env=None, start=True, port=None):
+    def __init__(self, source, target=None, config=None, env=None, start=True, port=None, client_options=None):
         super().__init__("crossfade")
         self._port = None if port else ports.reserve()
         self.port = port or int(self._port)
         self.env = dict(env or {})
+        self.client_options = dict(client_options or {})
         self.state_dir = os.path.join(self.dir, "state")
         self.socket = os.path.join(self.dir, "admin.sock")
         self.config_path = os.path.join(self.dir, "crossfade.conf")
@@ -97,6 +99,8 @@ class Crossfade(Process):
             "source-nodes": source.addrs if source else None,
             "target-nodes": target.addrs if target else None,
         }
+        if "tls" in self.client_options:
+            self.config.update({"port": 0, "tls-port": self.port})
         self.config.update(config or {})
         self._client = None
         self._seen = 0  # how much of the log has been searched for reports
@@ -123,7 +127,7 @@ class Crossfade(Process):
         if not self.running():
             raise AssertionError("crossfade ended with %d:\n%s" % (self.proc.returncode, self.log_tail()))
         try:
-            with Client(self.port, timeout=5) as c:
+            with self.connect(timeout=5) as c:
                 c.try_call("PING")
                 return True
         except (OSError, ProtocolError):
@@ -191,7 +195,7 @@ class Crossfade(Process):
     # ---- talking to it
 
     def connect(self, **options):
-        return Client(self.port, **options)
+        return Client(self.port, **dict(self.client_options, **options))
 
     @property
     def client(self):

@@ -170,10 +170,10 @@ def _hashable_set(values):
 
 
 class Client:
-    """One connection. Client(port=…), or Client(path="…") for a Unix socket."""
+    """One connection. Client(port=…), or Client(path="…") for a Unix socket; tls is an ssl.SSLContext."""
 
     def __init__(self, port=None, host="127.0.0.1", path=None, protocol=2, timeout=10.0,
-                 username=None, password=None, db=0):
+                 username=None, password=None, db=0, tls=None, session=None):
         self.port, self.host, self.path = port, host, path
         self.timeout = timeout
         self.protocol = protocol
@@ -186,6 +186,8 @@ class Client:
         else:
             self.sock = socket.create_connection((host, port), timeout)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=host, session=session)
         if protocol == 3:
             auth = ["AUTH", username or "default", password] if password is not None else []
             self.hello = self.call("HELLO", 3, *auth)

@@ -67,7 +67,7 @@ def first_key(args):
 class Node(Process):
     """One server process."""
 
-    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None):
+    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None):
         super().__init__(label or kind)
         self.kind = kind
         self.cluster_enabled = cluster
@@ -75,12 +75,24 @@ class Node(Process):
         self.port = port or int(self._ports[0])
         self.bus_port = (bus_port or int(self._ports[1])) if cluster else None
         self.conf = dict(conf or {})
+        self.tls_port = None
+        if tls:  # a harness.certs.Certs that has made "server": a TLS port beside the other, which the harness uses
+            self._ports.append(ports.reserve())
+            self.tls_port = int(self._ports[-1])
+            self.conf = dict({"tls-port": self.tls_port, "tls-cert-file": tls.crt("server"), "tls-key-file": tls.key("server"),
+                              "tls-ca-cert-file": tls.ca, "tls-auth-clients": "no"}, **self.conf)
+            if cluster:
+                self.conf["tls-cluster"] = "yes"
         self._client = None
         self.start(wait=False)
 
     @property
     def addr(self):
         return "127.0.0.1:%d" % self.port
+
+    @property
+    def tls_addr(self):
+        return "127.0.0.1:%d" % self.tls_port
 
     def _settings(self):
         settings = {
@@ -168,8 +180,8 @@ class Node(Process):
 class Standalone(Node):
     """One server, not a cluster."""
 
-    def __init__(self, kind="redis-7.0", conf=None, port=None):
-        super().__init__(kind, conf=conf, port=port)
+    def __init__(self, kind="redis-7.0", conf=None, port=None, tls=None):
+        super().__init__(kind, conf=conf, port=port, tls=tls)
         self.wait_ready()
 
     @property
@@ -179,6 +191,10 @@ class Standalone(Node):
     @property
     def addrs(self):
         return [self.addr]
+
+    @property
+    def tls_addrs(self):
+        return [self.tls_addr]
 
     def primaries(self):
         return [self]
@@ -213,7 +229,7 @@ class Cluster:
     the ports follow each other from there, and the bus ports lie 500 below.
     """
 
-    def __init__(self, kind="redis-7.0", shards=3, replicas=0, conf=None, first_port=None):
+    def __init__(self, kind="redis-7.0", shards=3, replicas=0, conf=None, first_port=None, tls=None):
         self.kind, self.shards, self.replicas = kind, shards, replicas
         self.nodes = []
         self._map = None
@@ -222,7 +238,7 @@ class Cluster:
                 role = "p%d" % i if i < shards else "r%d" % i
                 port = first_port and first_port + i
                 self.nodes.append(Node(kind, cluster=True, conf=conf, label="%s-%s" % (kind, role),
-                                       port=port, bus_port=port and port - 500))
+                                       port=port, bus_port=port and port - 500, tls=tls))
             for node in self.nodes:
                 node.wait_ready()
             self._form()
@@ -233,6 +249,10 @@ class Cluster:
     @property
     def addrs(self):
         return [n.addr for n in self.nodes]
+
+    @property
+    def tls_addrs(self):
+        return [n.tls_addr for n in self.nodes]
 
     # ---- making it
 
@@ -245,7 +265,7 @@ class Cluster:
         # All to all, so that nobody has to hear of anybody by gossip.
         for i, node in enumerate(self.nodes):
             for other in self.nodes[i + 1:]:
-                node.call("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
+                node.call("CLUSTER", "MEET", "127.0.0.1", other.tls_port or other.port, other.bus_port)
         wait_until("every node knows every other", lambda: all(self._knows_all(n) for n in self.nodes), 20)
         for i, node in enumerate(self.nodes[self.shards:]):
             self._replicate(node, self.nodes[i % self.shards])
