@@ -47,6 +47,7 @@ struct topology {
 	uint64_t generation;
 	unsigned databases; /* that every node has and lets us select, at most DBS_MAX */
 	struct db_set used; /* databases that hold keys */
+	uint64_t layout;    /* hash of what decides where keys are, and of the server processes that hold them */
 	bool has_expires;   /* some key of this side had an expiry at the last refresh */
 	bool migrating;     /* some slot was being moved */
 	uint16_t nnodes;

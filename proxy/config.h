@@ -53,6 +53,8 @@ struct config {
 	char *tls_key_pass;      /* read from its file; never logged */
 	int tls_auth_clients;    /* enum tls_auth */
 	struct tls_context *tls; /* of the listener; NULL: no tls-port */
+	char *cluster_announce_ip, *cluster_announce_hostname; /* "": not announced */
+	int cluster_announce_port; /* 0: the port that the client came to */
 	struct side_config side[SIDES];
 	char *state_dir;
 	char *admin_socket;

@@ -1,5 +1,6 @@
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "proxy/address.h"
 #include "proxy/discovery_internal.h"
@@ -64,6 +65,17 @@ static void fill_node(const struct discovery *d, const struct probe *p, const ch
 		n->clock_offset_us = was->clock_offset_us;
 }
 
+static uint64_t layout_of(const struct topology *t)
+{
+	uint64_t h = XXH3_64bits(t->slot_node, sizeof t->slot_node);
+
+	for (unsigned i = 0; i < t->nnodes; i++) {
+		h = XXH3_64bits_withSeed(t->nodes[i].name, strlen(t->nodes[i].name), h);
+		h = XXH3_64bits_withSeed(t->nodes[i].run_id, strlen(t->nodes[i].run_id), h);
+	}
+	return h;
+}
+
 struct topology *discovery_build(const struct discovery *d)
 {
 	struct topology *t = topology_new(d->side, (uint16_t)d->nprobes);
@@ -93,6 +105,7 @@ struct topology *discovery_build(const struct discovery *d)
 	}
 	for (unsigned slot = 0; slot < SLOTS; slot++)
 		t->slot_node[slot] = d->slots.slot_node[slot] == NODE_NONE ? NODE_NONE : (uint16_t)place[d->slots.slot_node[slot]];
+	t->layout = layout_of(t);
 	free(place);
 	return t;
 }
@@ -168,6 +181,7 @@ void topology_copy(struct topology *to, const struct topology *from)
 	to->product = from->product;
 	to->version = from->version;
 	to->generation = from->generation;
+	to->layout = from->layout;
 	to->has_expires = from->has_expires;
 	to->databases = from->databases;
 	to->used = from->used;

@@ -40,7 +40,7 @@ static void unknown_command(struct worker *w, struct client *c, uint32_t argc)
 	sds args = sdsempty();
 
 	for (uint32_t i = 1; i < argc && sdslen(args) < 128; i++) {
-		size_t room = 128 - sdslen(args), n = w->argv[i].n < room ? w->argv[i].n : room;
+		size_t room = 128 - sdslen(args), n = strnlen(w->argv[i].p, w->argv[i].n < room ? w->argv[i].n : room); /* the servers stop at a zero byte */
 		args = sdscatlen(args, "'", 1);
 		args = sdscatlen(args, w->argv[i].p, n);
 		args = sdscatlen(args, "' ", 2);
@@ -298,6 +298,13 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	case POLICY_BLOCK:
 		if (db_is_there(w, c))
 			wait_for(w, c, p, cmd, argc, block, bytes);
+		return;
+	case POLICY_SCAN:
+		if (db_is_there(w, c))
+			scan_request(w, c, cmd, argc, make_req(w, p, cmd, block, bytes));
+		return;
+	case POLICY_SLOT:
+		slot_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
 		return;
 	case POLICY_FORWARD:
 	case POLICY_SPLIT:

@@ -119,9 +119,12 @@ bool canonical_restore(const struct effect_call *call, sds *out, const struct co
 			return false;
 	if (call->argc < 4 || !absolute(call, (struct time_form){ 1, true }, call->argv[2], INT64_MAX, &ms))
 		return false;
+	/* Before the other options: behind the last one it could be taken for its argument, and the error would be another. */
 	*out = resp_cat_len(*out, '*', call->argc + 1);
-	*out = restate(*out, call, NULL, 0, 2, ms);
-	*out = resp_cat_bulk(*out, SLICE_LIT("ABSTTL"));
+	*out = resp_cat_int_bulk(resp_cat_bulk(resp_cat_bulk(*out, call->argv[0]), call->argv[1]), ms);
+	*out = resp_cat_bulk(resp_cat_bulk(*out, call->argv[3]), SLICE_LIT("ABSTTL"));
+	for (uint32_t i = 4; i < call->argc; i++)
+		*out = resp_cat_bulk(*out, call->argv[i]);
 	*cmd = call->cmd;
 	return true;
 }

@@ -32,6 +32,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 		abort();
 	memset(f->stats, 0, s->workers * sizeof *f->stats);
 	clock_gettime(CLOCK_REALTIME, &ts);
+	atomic_init(&f->epoch, (uint32_t)ts.tv_nsec); /* cursors of the process before mean nothing here */
 	f->started_ms = ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 	f->start = *s;
 	f->config = s->config;
@@ -157,6 +158,8 @@ void fleet_topology(struct fleet *f, struct topology *t)
 			 t->version >> 8 & 0xff, t->version & 0xff);
 		atomic_store(&f->identity_cluster, t->cluster);
 	}
+	if (atomic_exchange(&f->layout[t->side], t->layout) != t->layout)
+		atomic_fetch_add(&f->epoch, 1);
 	to_all(f, do_topology, &(struct order){ .topology = t });
 	topology_unref(t);
 }
@@ -423,7 +426,9 @@ static void do_flip(void *arg)
 	struct note *n = note_new(o->w, NULL);
 
 	n->flip = o->flip;
+	atomic_fetch_add(&o->w->fleet->epoch, 1); /* before and after: who looks in between sees neither */
 	engine_flip(o->w->engine, o->flip, &n->result);
+	atomic_fetch_add(&o->w->fleet->epoch, 1);
 	tell(o->w, flipped_told, n);
 }
 
@@ -434,23 +439,40 @@ void fleet_flip(struct fleet *f, uint64_t flip)
 
 /* --- states of nodes, for status --- */
 
+/* The note of a node, made if need be; under the lock. */
+static struct node_note *note_of(struct fleet *f, enum side side, const char *name)
+{
+	struct node_note *n;
+
+	for (unsigned i = 0; i < f->nnotes; i++)
+		if (f->notes[i].side == side && strcmp(f->notes[i].name, name) == 0)
+			return &f->notes[i];
+	f->notes = realloc(f->notes, (f->nnotes + 1) * sizeof *f->notes);
+	if (!f->notes)
+		abort();
+	n = &f->notes[f->nnotes++];
+	memset(n, 0, sizeof *n);
+	n->side = side;
+	snprintf(n->name, sizeof n->name, "%s", name);
+	n->state = calloc(f->nworkers, 1);
+	return n;
+}
+
+void fleet_note_process(struct fleet *f, enum side side, const char *name, const char *run_id)
+{
+	pthread_mutex_lock(&f->nodes_lock);
+	struct node_note *n = note_of(f, side, name);
+	if (!*run_id || strcmp(n->run_id, run_id) != 0) { /* unknown: it may be another one */
+		snprintf(n->run_id, sizeof n->run_id, "%s", run_id);
+		atomic_fetch_add(&f->epoch, 1);
+	}
+	pthread_mutex_unlock(&f->nodes_lock);
+}
+
 void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state)
 {
-	struct node_note *n = NULL;
-
 	pthread_mutex_lock(&f->nodes_lock);
-	for (unsigned i = 0; i < f->nnotes && !n; i++)
-		if (f->notes[i].side == side && strcmp(f->notes[i].name, name) == 0)
-			n = &f->notes[i];
-	if (!n) {
-		f->notes = realloc(f->notes, (f->nnotes + 1) * sizeof *f->notes);
-		if (!f->notes)
-			abort();
-		n = &f->notes[f->nnotes++];
-		n->side = side;
-		snprintf(n->name, sizeof n->name, "%s", name);
-		n->state = calloc(f->nworkers, 1);
-	}
+	struct node_note *n = note_of(f, side, name);
 	n->state[worker] = (uint8_t)state;
 	pthread_mutex_unlock(&f->nodes_lock);
 }

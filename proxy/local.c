@@ -274,6 +274,25 @@ static void time_now(struct worker *w, struct client *c, const struct command *c
 	client_reply(w, c, resp_cat_int_bulk(s, ts.tv_nsec / 1000));
 }
 
+int64_t local_replication_offset(const struct worker *w)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < w->fleet->nworkers; i++)
+		n += atomic_load_explicit(&w->fleet->stats[i].writes, memory_order_relaxed);
+	return (int64_t)n;
+}
+
+/* A master without replicas: what replicas there are is nothing that clients connect to. */
+static void role(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	sds s = local_cat_text(resp_cat_len(sdsempty(), '*', 3), "master");
+	s = resp_cat_len(s, ':', local_replication_offset(w));
+	client_reply(w, c, resp_cat_len(s, '*', 0));
+}
+
 /* --- CLIENT --- */
 
 static void client_id(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
@@ -322,21 +341,35 @@ static void client_setinfo(struct worker *w, struct client *c, const struct comm
 	}
 }
 
-/* "127.0.0.1:6379" of one end of the connection. */
-static void end_name(char *name, size_t n, int fd, bool peer)
+bool local_end(int fd, bool peer, char *host, int *port)
 {
 	struct sockaddr_storage a;
 	struct sockaddr_in *v4 = (struct sockaddr_in *)&a;
 	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&a;
 	socklen_t len = sizeof a;
-	char host[INET6_ADDRSTRLEN] = "";
 
 	if ((peer ? getpeername : getsockname)(fd, (struct sockaddr *)&a, &len) < 0)
-		a.ss_family = AF_UNSPEC;
-	if (a.ss_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host))
-		address_name(name, n, host, ntohs(v4->sin_port));
-	else if (a.ss_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host))
-		address_name(name, n, host, ntohs(v6->sin6_port));
+		return false;
+	if (a.ss_family == AF_INET) {
+		*port = ntohs(v4->sin_port);
+		return inet_ntop(AF_INET, &v4->sin_addr, host, INET6_ADDRSTRLEN) != NULL;
+	}
+	if (a.ss_family != AF_INET6)
+		return false;
+	*port = ntohs(v6->sin6_port);
+	if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
+		return inet_ntop(AF_INET, v6->sin6_addr.s6_addr + 12, host, INET6_ADDRSTRLEN) != NULL;
+	return inet_ntop(AF_INET6, &v6->sin6_addr, host, INET6_ADDRSTRLEN) != NULL;
+}
+
+/* "127.0.0.1:6379" of one end of the connection. */
+static void end_name(char *name, size_t n, int fd, bool peer)
+{
+	char host[INET6_ADDRSTRLEN];
+	int port;
+
+	if (local_end(fd, peer, host, &port))
+		address_name(name, n, host, (uint16_t)port);
 	else
 		snprintf(name, n, "?:0");
 }
@@ -397,6 +430,18 @@ static local_fn *const local_functions[] = {
 	[LOCAL_DISCARD] = local_discard,
 	[LOCAL_WATCH] = local_watch,
 	[LOCAL_UNWATCH] = local_unwatch,
+	[LOCAL_ROLE] = role,
+	[LOCAL_COMMAND_GETKEYSANDFLAGS] = local_command_getkeys,
+	[LOCAL_CLUSTER_SLOTS] = local_cluster_slots,
+	[LOCAL_CLUSTER_SHARDS] = local_cluster_shards,
+	[LOCAL_CLUSTER_NODES] = local_cluster_nodes,
+	[LOCAL_CLUSTER_INFO] = local_cluster_info,
+	[LOCAL_CLUSTER_MYID] = local_cluster_myid,
+	[LOCAL_CLUSTER_MYSHARDID] = local_cluster_myid,
+	[LOCAL_CLUSTER_KEYSLOT] = local_cluster_keyslot,
+	[LOCAL_CLUSTER_LINKS] = local_cluster_links,
+	[LOCAL_CLUSTER_REPLICAS] = local_cluster_of_node,
+	[LOCAL_CLUSTER_REPORTS] = local_cluster_of_node,
 };
 
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)

@@ -28,9 +28,16 @@ sds local_cat_aggregate(sds s, int proto, char type, int64_t n);
 sds local_cat_text(sds s, const char *text);                 /* a bulk */
 sds local_cat_verbatim(sds s, int proto, struct slice text); /* =txt:, in RESP2 a bulk */
 
+/* It only needs to grow with what was written: clients compare it between nodes of one shard, and there is one. */
+int64_t local_replication_offset(const struct worker *w);
+/* Address of one end of a connection as text, and its port; false for a Unix socket. host has room for INET6_ADDRSTRLEN. */
+bool local_end(int fd, bool peer, char *host, int *port);
+
 typedef void local_fn(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
 local_fn local_info, local_multi, local_exec, local_discard, local_watch, local_unwatch;
 local_fn local_client_unblock; /* blocked.c */
+local_fn local_cluster_slots, local_cluster_shards, local_cluster_nodes, local_cluster_info, local_cluster_myid, local_cluster_keyslot;
+local_fn local_cluster_links, local_cluster_of_node;
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 
 #endif

@@ -567,7 +567,6 @@ void local_command_getkeys(struct worker *w, struct client *c, const struct comm
 	const struct command *row = asked_row(argc - 2, argv, &k);
 	int n;
 
-	(void)cmd;
 	if (!row) {
 		client_error(w, c, "ERR Invalid command specified");
 		return;
@@ -586,7 +585,12 @@ void local_command_getkeys(struct worker *w, struct client *c, const struct comm
 		return;
 	}
 	sds s = resp_cat_len(sdsempty(), '*', n > 0 ? n : 0);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		if (cmd->local == LOCAL_COMMAND_GETKEYSANDFLAGS)
+			s = resp_cat_len(s, '*', 2);
 		s = resp_cat_bulk(s, argv[w->keys[i].index]);
+		if (cmd->local == LOCAL_COMMAND_GETKEYSANDFLAGS)
+			s = cat_flags(s, c->proto, w->keys[i].flags & ~(uint32_t)KEY_VARIABLE_FLAGS, key_flags, NULL);
+	}
 	client_reply(w, c, s);
 }

@@ -113,14 +113,13 @@ static sds stats(sds s, struct worker *w, const struct identity *id)
 	return sdscatprintf(s, "total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n", SUM_LLU(w, connections), SUM_LLU(w, commands));
 }
 
-/* The offset only needs to grow with what was written: clients compare it between nodes of one shard, and there is one. */
 static sds replication(sds s, struct worker *w, const struct identity *id)
 {
 	(void)id;
 	s = sdscat(s, "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_replid:");
 	s = cat_run_id(s, w->fleet, "replication");
-	return sdscatprintf(s, "\r\nmaster_replid2:%040d\r\nmaster_repl_offset:%llu\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n", 0,
-			    SUM_LLU(w, writes));
+	return sdscatprintf(s, "\r\nmaster_replid2:%040d\r\nmaster_repl_offset:%lld\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n", 0,
+			    (long long)local_replication_offset(w));
 }
 
 static sds cpu(sds s, struct worker *w, const struct identity *id)

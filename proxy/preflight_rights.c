@@ -195,7 +195,7 @@ static void ask_command(struct check_node *n, const struct command *cmd)
 
 static bool is_sent_on(const struct command *cmd)
 {
-	return cmd->policy == POLICY_FORWARD || cmd->policy == POLICY_SPLIT || cmd->policy == POLICY_FANOUT || cmd->policy == POLICY_BLOCK;
+	return cmd->policy != POLICY_LOCAL && cmd->policy != POLICY_REFUSE && cmd->policy != POLICY_LATER;
 }
 
 void rights_ask(struct check_node *n)

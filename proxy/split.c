@@ -5,20 +5,11 @@
 
 #include "proxy/client.h"
 #include "proxy/log.h"
+#include "proxy/split.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
-struct split {
-	struct req *whole;        /* in the client's order */
-	const struct command *cmd;
-	uint32_t parts, left;
-	struct req **part;
-	uint32_t *order;          /* MERGE_ARRAY: for each key its part, in the order of the request */
-	uint32_t nkeys;
-	bool broadcast;           /* the follower's nodes get it, too, if the authority's did it */
-};
-
-static void part_add(struct worker *w, struct split *s, uint16_t slot, struct block *block, const char *bytes, size_t len)
+void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *block, const char *bytes, size_t len)
 {
 	struct req *r = req_new(w);
 
@@ -50,7 +41,7 @@ static int by_slot(const void *a, const void *b)
 	return x->key < y->key ? -1 : 1;
 }
 
-static struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max)
+struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max)
 {
 	struct split *s = calloc(1, sizeof *s);
 
@@ -61,7 +52,7 @@ static struct split *split_new(const struct command *cmd, struct req *whole, uin
 	return s;
 }
 
-static void submit_all(struct worker *w, struct split *s)
+void split_submit(struct worker *w, struct split *s)
 {
 	s->left = s->parts;
 	for (uint32_t i = 0; i < s->parts; i++)
@@ -78,7 +69,7 @@ static void make_part(struct worker *w, struct split *s, const struct keyed *k, 
 		for (uint32_t j = 0; j < step; j++)
 			bytes = resp_cat_bulk(bytes, w->argv[first + k[i].key * step + j]);
 	struct block *b = block_copy(bytes, sdslen(bytes));
-	part_add(w, s, k[0].slot, b, b->data, b->used);
+	split_add(w, s, k[0].slot, b, b->data, b->used);
 	block_unref(b);
 	sdsfree(bytes);
 }
@@ -111,7 +102,7 @@ static void split_keys(struct worker *w, const struct command *cmd, uint32_t arg
 		make_part(w, s, k + i, n, first, step);
 	}
 	free(k);
-	submit_all(w, s);
+	split_submit(w, s);
 }
 
 void split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
@@ -134,24 +125,46 @@ void split_again(struct worker *w, struct req *whole)
 
 /* --- to every primary: one slot stands for each node --- */
 
+/* Of every node that is the authority of some slots. */
+static void ask_all(struct worker *w, struct client *c, const struct command *cmd, struct req *whole)
+{
+	unsigned n;
+	const uint16_t *slots = keyspace_slots(w, &n);
+	bool by_slot = cmd->merge == MERGE_SUM && keyspace_is_divided(w);
+	struct split *s = split_new(cmd, whole, by_slot ? SLOTS : n ? n : 1);
+
+	client_enqueue(c, whole);
+	if (by_slot)
+		keyspace_count(w, s);
+	for (unsigned i = 0; !by_slot && i < n; i++)
+		split_add(w, s, slots[i], whole->block, whole->bytes, whole->len);
+	if (!s->parts)
+		split_add(w, s, 0, whole->block, whole->bytes, whole->len);
+	split_submit(w, s);
+}
+
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole)
 {
+	if (cmd->effect != EFFECT_BROADCAST) {
+		ask_all(w, c, cmd, whole);
+		return;
+	}
 	struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
 	struct split *s = split_new(cmd, whole, t && t->nnodes ? t->nnodes : 1);
 
 	client_enqueue(c, whole);
-	s->broadcast = cmd->effect == EFFECT_BROADCAST && engine_is_mirroring(w->engine);
+	s->broadcast = engine_is_mirroring(w->engine);
 	for (uint16_t n = 0; t && n < t->nnodes; n++) {
 		for (unsigned slot = 0; slot < SLOTS; slot++) {
 			if (t->slot_node[slot] != n)
 				continue;
-			part_add(w, s, (uint16_t)slot, whole->block, whole->bytes, whole->len);
+			split_add(w, s, (uint16_t)slot, whole->block, whole->bytes, whole->len);
 			break;
 		}
 	}
 	if (!s->parts)
-		part_add(w, s, 0, whole->block, whole->bytes, whole->len);
-	submit_all(w, s);
+		split_add(w, s, 0, whole->block, whole->bytes, whole->len);
+	split_submit(w, s);
 }
 
 static void on_broadcast(void *arg, const struct reply *r)
@@ -209,6 +222,23 @@ static sds merge_array(const struct split *s)
 	return out;
 }
 
+static sds merge_lists(const struct split *s)
+{
+	sds lists = sdsempty();
+	struct resp_item head;
+	int64_t n = 0;
+
+	for (uint32_t i = 0; i < s->parts; i++) {
+		const struct req *p = s->part[i];
+		size_t at = resp_item(p->reply, p->reply + p->reply_len, &head);
+		lists = sdscatlen(lists, p->reply + at, p->reply_len - at);
+		n += head.n;
+	}
+	sds out = sdscatsds(resp_cat_len(sdsempty(), '*', n), lists);
+	sdsfree(lists);
+	return out;
+}
+
 static sds merge_and(const struct split *s)
 {
 	struct resp_item head, item;
@@ -231,7 +261,7 @@ static sds merge_and(const struct split *s)
 	return out;
 }
 
-static sds merged(const struct split *s)
+static sds merged(struct worker *w, const struct split *s)
 {
 	const struct req *r = first_error(s);
 
@@ -244,6 +274,14 @@ static sds merged(const struct split *s)
 		return merge_array(s);
 	case MERGE_AND:
 		return merge_and(s);
+	case MERGE_LISTS:
+		return merge_lists(s);
+	case MERGE_KEYS:
+		return keyspace_merge_keys(w, s);
+	case MERGE_RANDOM:
+		return keyspace_merge_random(w, s);
+	case MERGE_SCAN:
+		return keyspace_merge_scan(w, s);
 	case MERGE_NONE:
 	case MERGE_ALL_OK:
 	case MERGE_FIRST:
@@ -269,7 +307,7 @@ void split_part_done(struct worker *w, struct req *part)
 		return;
 	if (s->broadcast && !first_error(s))
 		broadcast(w, s);
-	sds out = merged(s);
+	sds out = merged(w, s);
 	whole->reply_block = block_copy(out, sdslen(out));
 	whole->reply = whole->reply_block->data;
 	whole->reply_len = sdslen(out);

@@ -115,6 +115,9 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 		if (cmd->effect == EFFECT_BROADCAST)
 			return "inside a transaction it would reach one server only";
 		return txn_is_one_server(w) ? NULL : "inside a transaction it would ask one node only";
+	case POLICY_SCAN:
+	case POLICY_SLOT:
+		return "inside a transaction it would ask one node only";
 	case POLICY_REFUSE:
 	case POLICY_LATER:
 		break;

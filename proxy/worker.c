@@ -235,6 +235,7 @@ static void owner_up(void *ctx, struct upstream *u)
 	u->missed = false;
 	engine_unseen(w->engine);
 
+	fleet_note_process(w->fleet, u->side, u->name, u->run_id);
 	log_verbose("%s %s is connected", side_name(u->side), u->name);
 	fleet_note_state(w->fleet, w->id, u->side, u->name, NODE_UP);
 	engine_node_up(w->engine);
@@ -630,6 +631,7 @@ void worker_release(struct worker *w)
 	resp_request_release(&w->reparser);
 	free(w->argv);
 	free(w->keys);
+	free(w->parts);
 	ev_loop_destroy(w->loop);
 	block_pool_release();
 	outq_pool_release();

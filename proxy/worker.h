@@ -72,6 +72,7 @@ struct worker {
 	unsigned nlent;
 	struct upstream_owner watch_owner;
 	_Atomic int64_t watch_latency_us;
+	struct keyspace_parts *parts; /* keyspace.c's */
 
 	/* end of the turn */
 	struct upstream *flush_upstreams;
@@ -87,6 +88,7 @@ struct worker {
 struct node_note {
 	enum side side;
 	char name[280];
+	char run_id[44];
 	uint8_t *state; /* enum node_state, one per worker */
 };
 
@@ -104,6 +106,8 @@ struct fleet {
 	struct scripts *scripts;
 	char identity[64];           /* the source's version, as clients see it */
 	_Atomic int identity_cluster;
+	_Atomic uint32_t epoch;      /* moves when keys may be found elsewhere than before: flips, routes, layouts, server processes */
+	_Atomic uint64_t layout[SIDES]; /* of the newest topology */
 	pthread_mutex_t nodes_lock;  /* states of data connections: written when one changes, read by status */
 	struct node_note *notes;
 	unsigned nnotes;
@@ -140,6 +144,7 @@ void worker_new_script(struct worker *w, struct slice body); /* the follower get
 
 /* fleet.c */
 void fleet_note_state(struct fleet *f, unsigned worker, enum side side, const char *name, enum node_state state);
+void fleet_note_process(struct fleet *f, enum side side, const char *name, const char *run_id); /* a connection is up: to which server process */
 void fleet_tell_refresh(struct worker *w, enum side side, const char *why);
 void fleet_tell_drained(struct worker *w, bool clean);
 void fleet_tell_void(struct worker *w, const char *why);
@@ -181,6 +186,10 @@ void blocked_leave(struct worker *w, struct client *c, enum unpark how); /* tell
 /* keywatch.c */
 void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
 void keywatch_free(struct worker *w);
+
+/* keyspace.c */
+void scan_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
+void slot_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
 
 /* local.c */
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);

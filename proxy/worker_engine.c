@@ -116,8 +116,10 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	set_numeric_address(w->upstreams[node], &hp);
 	if (!w->upstreams[node]->addr_len)
 		return NODE_NONE;
-	if (moved)
+	if (moved) {
 		worker_route(w, side, slot, node);
+		atomic_fetch_add(&w->fleet->epoch, 1);
+	}
 	return node;
 }
 

@@ -289,12 +289,22 @@ static bool keys_of_migrate(const struct command *c, int64_t argc, const struct 
 	return true;
 }
 
+/* PFMERGE with its destination alone is a command that writes, though the servers' own look-up finds no keys then (a cluster's node does it wherever it comes). */
+static bool keys_of_pfmerge(const struct command *c, int64_t argc, const struct slice *argv, struct keys_out *out)
+{
+	if (argc != 2)
+		return keys_of_specs(c, argc, argv, out);
+	add_key(out, 1, c->specs[0].flags);
+	return true;
+}
+
 typedef bool keys_function(const struct command *c, int64_t argc, const struct slice *argv, struct keys_out *out);
 
 static keys_function *const keys_functions[] = {
 	[KEYS_SPECS] = keys_of_specs,         [KEYS_SCRIPT] = keys_of_script,       [KEYS_SET] = keys_of_set,
 	[KEYS_BITFIELD] = keys_of_bitfield,   [KEYS_SORT] = keys_of_sort,           [KEYS_GEORADIUS] = keys_of_georadius,
-	[KEYS_MIGRATE] = keys_of_migrate,     [KEYS_COPY] = keys_of_specs,          [KEYS_MOVE] = keys_of_specs,
+	[KEYS_MIGRATE] = keys_of_migrate,     [KEYS_PFMERGE] = keys_of_pfmerge,
+	[KEYS_COPY] = keys_of_specs,          [KEYS_MOVE] = keys_of_specs,
 };
 
 int command_keys(const struct command *c, uint32_t argc, const struct slice *argv, struct key_ref *keys, int cap)

@@ -24,6 +24,8 @@ enum cmd_policy {
 	POLICY_FORWARD, /* to the node of its slot; all keys of one slot */
 	POLICY_SPLIT,   /* by slot, merged by `merge` */
 	POLICY_FANOUT,  /* to every primary, merged by `merge` */
+	POLICY_SCAN,    /* SCAN: to one primary after another, the cursor says which */
+	POLICY_SLOT,    /* to the node of the slot that the third word names */
 	POLICY_LOCAL,   /* answered by the proxy, by `local` */
 	POLICY_BLOCK,   /* waits at its slot's owner until the command without waiting, by `local`, has something (proxy/blocking.h) */
 	POLICY_REFUSE,  /* by design, `why` says why */
@@ -37,6 +39,10 @@ enum cmd_merge {
 	MERGE_ALL_OK, /* MSET, SCRIPT FLUSH …: first error, else the first reply */
 	MERGE_FIRST,  /* SCRIPT LOAD, FUNCTION LOAD: first error, else the first reply */
 	MERGE_AND,    /* SCRIPT EXISTS: element-wise minimum */
+	MERGE_LISTS,  /* SLOWLOG GET: the nodes' lists, one behind the other */
+	MERGE_KEYS,   /* KEYS, CLUSTER GETKEYSINSLOT: all together, without the copier's temporary keys */
+	MERGE_RANDOM, /* RANDOMKEY: one of them */
+	MERGE_SCAN,   /* SCAN: one node's keys, and the proxy's own cursor */
 };
 
 /* Rule by which a RESP3 reply becomes RESP2 where the generic one is wrong (facts: resp-shapes). */
@@ -114,6 +120,9 @@ enum cmd_local {
 	LOCAL_MULTI, LOCAL_EXEC, LOCAL_DISCARD, LOCAL_WATCH, LOCAL_UNWATCH,
 	LOCAL_CLIENT_UNBLOCK,
 	LOCAL_BLPOP, LOCAL_BRPOP, LOCAL_BLMPOP, LOCAL_BLMOVE, LOCAL_BRPOPLPUSH, LOCAL_BZPOPMIN, LOCAL_BZPOPMAX, LOCAL_BZMPOP, LOCAL_XREAD, LOCAL_XREADGROUP,
+	LOCAL_ROLE, LOCAL_COMMAND_GETKEYSANDFLAGS,
+	LOCAL_CLUSTER_SLOTS, LOCAL_CLUSTER_SHARDS, LOCAL_CLUSTER_NODES, LOCAL_CLUSTER_INFO, LOCAL_CLUSTER_MYID, LOCAL_CLUSTER_MYSHARDID,
+	LOCAL_CLUSTER_KEYSLOT, LOCAL_CLUSTER_LINKS, LOCAL_CLUSTER_REPLICAS, LOCAL_CLUSTER_REPORTS,
 };
 
 /* Where the keys are: by the key specifications, or by a function of resp/table.c where arguments decide. */
@@ -125,6 +134,7 @@ enum cmd_keys {
 	KEYS_SORT,
 	KEYS_GEORADIUS,
 	KEYS_MIGRATE,
+	KEYS_PFMERGE,
 	KEYS_COPY, /* by the specifications; the last key may be in another database */
 	KEYS_MOVE, /* …one key, in two databases */
 };

@@ -34,6 +34,9 @@ SAME = [
     ("COMMAND", "GETKEYS", "XREAD", "COUNT", "1"), ("COMMAND", "GETKEYS", "SORT", "a", "STORE", "b"), ("COMMAND", "GETKEYS", "ZUNION", "0", "a"),
     ("COMMAND", "GETKEYS", "NOPE", "a"), ("COMMAND", "GETKEYS", "PING", "a"), ("COMMAND", "GETKEYS", "config|get", "x"),
     ("COMMAND", "GETKEYS", "DEL", *["k%d" % i for i in range(300)]),
+    ("CLUSTER",), ("CLUSTER", "NONSENSE"), ("CLUSTER", "KEYSLOT", "foo"), ("CLUSTER", "KEYSLOT", "a{foo}b"), ("CLUSTER", "KEYSLOT", ""), ("CLUSTER", "KEYSLOT"),
+    ("CLUSTER", "LINKS"), ("CLUSTER", "SLOTS", "x"), ("CLUSTER", "NODES", "x"), ("CLUSTER", "REPLICAS", "abc"), ("CLUSTER", "SLAVES", "abc"),
+    ("CLUSTER", "REPLICAS"), ("CLUSTER", "COUNT-FAILURE-REPORTS", "abc"),
     ("RESET", "x"), ("HELLO", "2", "AUTH", "nobody", "x", "SETNAME", "ok"),
 ]
 # Of these the documentation's group (of hgetdel the version) follows from nothing in the command table.
@@ -236,6 +239,46 @@ def test_info_of_all(two, word):
     _, proxy = two
     assert list(sections(proxy.call("INFO", word))) == list(sections(proxy.call("INFO")))
     assert sections(proxy.call("INFO", "crossfade"))["Crossfade"].keys() == sections(proxy.call("INFO", word))["Crossfade"].keys()
+
+
+# ---- CLUSTER
+
+def test_cluster_shapes(pair, two):
+    """The proxy is the one node of its cluster; a server of one shard answers in the same shape. No cluster: the same refusal."""
+    kind, is_cluster, node, running = pair
+    server, proxy = two
+    asked = ["SLOTS", "SHARDS", "NODES", "INFO", "MYID"] + (["MYSHARDID"] if kind != "redis-7.0" else [])
+    if not is_cluster:
+        check_same(two, [("CLUSTER", word) for word in asked])
+        return
+    for word in asked:
+        assert shape(server.raw("CLUSTER", word)) == shape(proxy.raw("CLUSTER", word)), word
+    me, at = proxy.call("CLUSTER", "MYID"), [b"127.0.0.1", running.port]
+    assert re.fullmatch(b"[0-9a-f]{40}", me)
+    assert [row[:2] + [row[2][:3]] for row in proxy.call("CLUSTER", "SLOTS")] == [[0, 16383, at + [me]]]
+    shard, = [as_dict(s) for s in proxy.call("CLUSTER", "SHARDS")]
+    theirs, = [as_dict(s) for s in server.call("CLUSTER", "SHARDS")]
+    assert shard[b"slots"] == [0, 16383] and list(shard) == list(theirs)
+    one, = [as_dict(n) for n in shard[b"nodes"]]
+    assert list(one) == list(as_dict(theirs[b"nodes"][0])) and [one[b"ip"], one[b"port"], one[b"id"]] == at + [me]
+    words = proxy.call("CLUSTER", "NODES").decode().split(" ")
+    assert words[0].encode() == me and words[1].startswith("127.0.0.1:%d@" % running.port) and words[2] == "myself,master"
+    assert len(words) == len(server.call("CLUSTER", "NODES").decode().split(" "))
+    info = dict(line.split(":") for line in proxy.call("CLUSTER", "INFO").decode().split())
+    assert info["cluster_state"] == "ok" and info["cluster_slots_ok"] == "16384" and int(info["cluster_my_epoch"]) >= 0
+    assert set(info) <= {line.split(":")[0] for line in server.call("CLUSTER", "INFO").decode().split()}
+    assert proxy.call("CLUSTER", "REPLICAS", me) == [] and proxy.call("CLUSTER", "COUNT-FAILURE-REPORTS", me) == 0
+
+
+def test_cluster_announced(servers):
+    proxy = servers.crossfade(servers.cluster("redis-7.0", shards=1), config={
+        "cluster-announce-ip": "192.0.2.7", "cluster-announce-port": 7000, "cluster-announce-hostname": "cache.example"})
+    with proxy.connect(protocol=3) as c:
+        me = c.call("CLUSTER", "MYID")
+        assert c.call("CLUSTER", "SLOTS") == [[0, 16383, [b"cache.example", 7000, me, {b"ip": b"192.0.2.7"}]]]
+        assert c.call("CLUSTER", "NODES").startswith(me + b" 192.0.2.7:7000@17000,cache.example myself,master")
+        node = c.call("CLUSTER", "SHARDS")[0][b"nodes"][0]
+        assert [node[k] for k in (b"endpoint", b"hostname", b"ip", b"port")] == [b"cache.example", b"cache.example", b"192.0.2.7", 7000]
 
 
 # ---- COMMAND

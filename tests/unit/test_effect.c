@@ -117,7 +117,7 @@ static const struct canonical_case {
 	{ "EXPIRE k 9223372036854775", NULL, 0 },
 	{ "PEXPIREAT k 5", NULL, 0 },
 	{ "RESTORE k 0 p", NULL, 0 },
-	{ "RESTORE k 10 p REPLACE", "RESTORE k 1000010 p REPLACE ABSTTL", 0 },
+	{ "RESTORE k 10 p REPLACE", "RESTORE k 1000010 p ABSTTL REPLACE", 0 },
 	{ "RESTORE k 10 p absttl", NULL, 0 },
 	{ "RESTORE k -1 p", NULL, 0 },
 	{ "HEXPIRE k 10 FIELDS 2 a b", "HPEXPIREAT k 1010000 FIELDS 2 a b", 0 },

@@ -143,7 +143,7 @@ static const struct {
 	{ "VCARD k", "1:RO" },
 	{ "VCARD", "wrong" },
 	{ "PFCOUNT a b", "1:RW 2:RW" },
-	{ "PFMERGE d", "wrong" },
+	{ "PFMERGE d", "1:RW" },
 	{ "PFMERGE d a", "1:RW 2:RO" },
 	{ "GET", "wrong" },
 };

@@ -1,0 +1,36 @@
+/* split.h - a command served in parts: what split.c (by slot, by node) and keyspace.c (scans, what is asked of all nodes) share.
+ *
+ * The whole stands in its client's order; each part goes to the owner of its slot like any request; when the last was answered the merge makes the
+ * reply of the whole. Thread: the client's worker (home); the parts are lent to owners meanwhile. */
+#ifndef CROSSFADE_SPLIT_H
+#define CROSSFADE_SPLIT_H
+
+#include <hiredis/sds.h>
+
+#include "proxy/worker.h"
+
+struct split {
+	struct req *whole;        /* in the client's order */
+	const struct command *cmd;
+	uint32_t parts, left;
+	struct req **part;
+	uint32_t *order;          /* MERGE_ARRAY: for each key its part, in the order of the request */
+	uint32_t nkeys;
+	bool broadcast;           /* the follower's nodes get it, too, if the authority's did it */
+	uint32_t epoch;           /* MERGE_SCAN: fleet->epoch when it was sent, and which of the nodes was asked */
+	uint16_t at;
+};
+
+struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max);
+void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *block, const char *bytes, size_t len);
+void split_submit(struct worker *w, struct split *s);
+
+/* keyspace.c: a slot that stands for each node that is the authority of some, source first; valid until the loop goes on. */
+const uint16_t *keyspace_slots(struct worker *w, unsigned *n);
+bool keyspace_is_divided(struct worker *w);  /* both sides are the authority of some slots */
+void keyspace_count(struct worker *w, struct split *s); /* DBSIZE while it is divided: each slot is asked of its side */
+sds keyspace_merge_keys(struct worker *w, const struct split *s);
+sds keyspace_merge_random(struct worker *w, const struct split *s);
+sds keyspace_merge_scan(struct worker *w, const struct split *s);
+
+#endif
