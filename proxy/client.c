@@ -165,6 +165,7 @@ static void client_free(struct client *c)
 	atomic_fetch_sub_explicit(&w->stats->clients, 1, memory_order_relaxed);
 	drop_input(c);
 	session_free(c);
+	pubsub_free_client(c);
 	outq_clear(&c->out);
 	sdsfree(c->name);
 	sdsfree(c->lib_name);
@@ -263,6 +264,8 @@ void client_done(struct worker *w, struct req *r)
 	while ((r = c->head) && r->done) {
 		c->unsent -= r->reply_len;
 		emit(w, c, r);
+		if (r->subscribes)
+			pubsub_shown(c);
 		c->head = r->next;
 		if (!c->head)
 			c->tail = NULL;

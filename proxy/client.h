@@ -36,6 +36,7 @@ struct client {
 	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
 	struct tls *tls;           /* NULL: plain */
 	struct handshake *handshake; /* of TLS, not yet over: its deadline */
+	struct pubsub_client *pubsub; /* pubsub.h; NULL: never subscribed */
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
 };

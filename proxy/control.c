@@ -324,6 +324,12 @@ void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, 
 	control_pace(c);
 }
 
+void control_settled(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why)
+{
+	phases_settled(c->phases, worker, flip, ok, why, control_now(c));
+	control_pace(c);
+}
+
 void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram)
 {
 	phases_flipped(c->phases, worker, flip, held, pause_max_us, histogram, control_now(c));

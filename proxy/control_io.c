@@ -116,6 +116,11 @@ static void io_fence(void *ctx, uint64_t flip, const struct slot_set *slots, enu
 	fleet_fence(((struct control *)ctx)->fleet, flip, slots, to, max_pause_ms);
 }
 
+static void io_settle(void *ctx, uint64_t flip)
+{
+	fleet_settle(((struct control *)ctx)->fleet, flip);
+}
+
 static void io_flip(void *ctx, uint64_t flip)
 {
 	fleet_flip(((struct control *)ctx)->fleet, flip);
@@ -205,6 +210,7 @@ const struct phase_io control_phase_io = {
 	.mirror = io_mirror,
 	.walk = io_walk,
 	.fence = io_fence,
+	.settle = io_settle,
 	.flip = io_flip,
 	.unfence = io_unfence,
 	.finish = io_finish,

@@ -260,6 +260,15 @@ static void note_script(struct worker *w, const struct command *cmd)
 		worker_new_script(w, body);
 }
 
+/* A RESP2 client cannot tell messages from replies. */
+static bool may_while_subscribed(struct worker *w, struct client *c, const struct command *cmd)
+{
+	if (c->proto != 2 || cmd->flags & CMD_WHILE_SUBSCRIBED || !pubsub_is_subscribed(c))
+		return true;
+	client_error(w, c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context", cmd->name);
+	return false;
+}
+
 void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
 {
 	uint32_t argc = words_of(w, p, bytes);
@@ -274,6 +283,8 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	stat_bump(&w->stats->commands);
 	usage_seen(w->stats->usage, cmd);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
+	if (c->pubsub && !may_while_subscribed(w, c, cmd))
+		return;
 	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
 		note_script(w, cmd);
 	if (c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE)) {
@@ -290,6 +301,9 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	case POLICY_REFUSE:
 	case POLICY_LATER:
 		refuse(w, c, cmd);
+		return;
+	case POLICY_PUBLISH:
+		publish_request(w, c, cmd, argc, make_req(w, p, cmd, block, bytes));
 		return;
 	case POLICY_FANOUT:
 		if (db_is_there(w, c))

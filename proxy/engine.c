@@ -399,11 +399,12 @@ static bool script_loaded(struct engine *e, struct req *r, const struct reply *r
 static void lost(struct engine *e, struct req *r, const struct reply *reply)
 {
 	char text[400];
+	bool repeatable = !r->write && !r->once;
 
 	stat_add(&e->stats->errors_upstream, 1);
-	if ((!r->write || !reply->sent) && resend(e, r, 20000))
+	if ((repeatable || !reply->sent) && resend(e, r, 20000))
 		return;
-	if (r->write && reply->sent) {
+	if (!repeatable && reply->sent) {
 		stat_add(&e->stats->unknown_outcome, 1);
 		snprintf(text, sizeof text, "UNKNOWN the connection to %s before the reply came: whether the command was executed is unknown", reply->why);
 		mirror_unknown(e, r, reply->why);

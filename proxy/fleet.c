@@ -41,6 +41,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	f->nworkers = s->workers;
 	f->maxclients = s->config->maxclients;
 	f->scripts = scripts_new(SCRIPTS_MAX_BYTES);
+	f->receivers = receivers_new();
 	pthread_mutex_init(&f->nodes_lock, NULL);
 	share_slots(f, s->one_owner);
 	for (unsigned i = 0; i < f->nworkers; i++) {
@@ -67,6 +68,7 @@ void fleet_free(struct fleet *f)
 	free(f->notes);
 	pthread_mutex_destroy(&f->nodes_lock);
 	scripts_free(f->scripts);
+	receivers_free(f->receivers);
 	for (unsigned i = 0; i < f->nworkers; i++)
 		usage_free(f->stats[i].usage);
 	free(f->stats);
@@ -186,6 +188,18 @@ static void do_fence(void *arg)
 void fleet_fence(struct fleet *f, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
 {
 	to_all(f, do_fence, &(struct order){ .flip = flip, .slots = *slots, .side = to, .max_pause_ms = max_pause_ms });
+}
+
+static void do_settle(void *arg)
+{
+	struct order *o = arg;
+
+	pubsub_settle(o->w->pubsub, o->flip);
+}
+
+void fleet_settle(struct fleet *f, uint64_t flip)
+{
+	to_all(f, do_settle, &(struct order){ .flip = flip });
 }
 
 static void do_unfence(void *arg)
@@ -410,6 +424,23 @@ void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why
 	n->flip = flip;
 	n->ok = ok;
 	tell(w, fenced_told, n);
+}
+
+static void settled_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_settled(n->control, n->worker, n->flip, n->ok, n->why);
+	free(n);
+}
+
+void fleet_tell_settled(struct worker *w, uint64_t flip, bool ok, const char *why)
+{
+	struct note *n = note_new(w, why);
+
+	n->flip = flip;
+	n->ok = ok;
+	tell(w, settled_told, n);
 }
 
 static void flipped_told(void *arg)

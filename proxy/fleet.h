@@ -58,6 +58,7 @@ struct control; /* control.h: the receiver of the calls below */
 /* What workers tell control. Implemented by control.c; each runs on the control thread. */
 void control_topology_wanted(struct control *c, enum side side, const char *why); /* MOVED, lost connection …: refresh soon */
 void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why); /* drained and proven; or not */
+void control_settled(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why);
 void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram /* FLIP_BUCKETS, 100 us each, last is "more" */);
 void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why);
 void control_walking(struct control *c);
@@ -89,6 +90,8 @@ void fleet_topology(struct fleet *f, struct topology *t);             /* takes t
 void fleet_mirror(struct fleet *f, bool on);
 /* Fence the slots (reads held, too), drain, PING on each data connection, WAIT on the new authority's replicas: control_fenced() from each worker. */
 void fleet_fence(struct fleet *f, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
+/* All are drained: what was published has been heard, and subscriptions stand on both sides: control_settled() from each worker. */
+void fleet_settle(struct fleet *f, uint64_t flip);
 /* The record is durable: the slots' authority is `to` now; release. control_flipped() from each worker. */
 void fleet_flip(struct fleet *f, uint64_t flip);
 /* Undo the fence: the old authority stays. */

@@ -1,8 +1,8 @@
 /* How slots change authority:
  *
- *   order ─► WAITING ─gates hold─► FENCING ─all drained─► record ─durable─► RELEASING ─all flipped─► answer
- *               ▲                    │ deadline, or a        │ unknown
- *               └── tried again ◄────┘ worker could not      └─► RECORDING (held until a higher epoch is durable)
+ *   order ─► WAITING ─gates hold─► FENCING ─all drained─► SETTLING ─all heard─► record ─durable─► RELEASING ─all flipped─► answer
+ *               ▲                    │ deadline, or a         │                   │ unknown
+ *               └── tried again ◄────┴─ worker could not ─────┘                   └─► RECORDING (held until a higher epoch is durable)
  *
  * Up to the record every failure undoes; from then on only forward (invariant 7, race 9). */
 #include <assert.h>
@@ -32,7 +32,7 @@ unsigned slots_on(const struct state_record *r, enum side side)
 static void flip_set_state(struct flip *f, enum flip_state state)
 {
 	f->state = state;
-	if (state == FLIP_FENCING || state == FLIP_RELEASING)
+	if (state == FLIP_FENCING || state == FLIP_SETTLING || state == FLIP_RELEASING)
 		f->nacked = 0;
 }
 
@@ -187,7 +187,7 @@ static void flip_undo(struct phases *p, const char *why, int64_t now)
 	struct flip *f = &p->flip;
 	char text[700];
 
-	assert(f->state == FLIP_FENCING);
+	assert(f->state == FLIP_FENCING || f->state == FLIP_SETTLING);
 	p->io->unfence(p->ctx, f->id);
 	if (now >= f->deadline) {
 		snprintf(text, sizeof(text), "not drained within %u ms (%s): undone, the %s answers as before", f->max_pause_ms, why,
@@ -223,7 +223,7 @@ static void flip_release(struct phases *p)
 static void flip_record(struct phases *p, int64_t now)
 {
 	struct flip *f = &p->flip;
-	bool first = f->state == FLIP_FENCING;
+	bool first = f->state == FLIP_SETTLING;
 	char err[512], text[700];
 
 	/* Only a record that is newer than any that may have reached the disk ends an unknown outcome. */
@@ -248,22 +248,42 @@ static void flip_record(struct phases *p, int64_t now)
 	}
 }
 
-void phases_fenced(struct phases *p, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
+/* One worker's word in this state. True: it was the last one, in time. */
+static bool all_agree(struct phases *p, enum flip_state state, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
 {
 	struct flip *f = &p->flip;
 
-	if (f->state != FLIP_FENCING || id != f->id || worker >= p->workers || f->acked[worker])
-		return;
+	if (f->state != state || id != f->id || worker >= p->workers || f->acked[worker])
+		return false;
 	if (!ok) {
 		flip_undo(p, why ? why : "unknown reason", now);
-		return;
+		return false;
 	}
 	f->acked[worker] = true;
 	if (++f->nacked < p->workers)
-		return;
-	if (now >= f->deadline)
+		return false;
+	if (now >= f->deadline) {
 		flip_undo(p, "the last worker was too late", now);
-	else if (f->to == SIDE_TARGET && !p->rec.verify_clean && !f->force)
+		return false;
+	}
+	return true;
+}
+
+/* Only when nothing is in flight anywhere is it known what has been published so far. */
+void phases_fenced(struct phases *p, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
+{
+	if (!all_agree(p, FLIP_FENCING, worker, id, ok, why, now))
+		return;
+	acked_clear(p);
+	flip_set_state(&p->flip, FLIP_SETTLING);
+	p->io->settle(p->ctx, id);
+}
+
+void phases_settled(struct phases *p, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
+{
+	if (!all_agree(p, FLIP_SETTLING, worker, id, ok, why, now))
+		return;
+	if (p->flip.to == SIDE_TARGET && !p->rec.verify_clean && !p->flip.force)
 		flip_undo(p, "the last verify became invalid meanwhile", now);
 	else
 		flip_record(p, now);
@@ -343,6 +363,8 @@ void flip_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
 		waiting_tick(p, facts, now);
 	else if (f->state == FLIP_FENCING && now >= f->deadline)
 		flip_undo(p, "not every worker was drained", now);
+	else if (f->state == FLIP_SETTLING && now >= f->deadline)
+		flip_undo(p, "not every subscriber has got what was published", now);
 	else if (f->state == FLIP_RECORDING && now >= f->retry_at)
 		flip_record(p, now);
 }
@@ -351,7 +373,7 @@ void flip_end(struct phases *p)
 {
 	struct flip *f = &p->flip;
 
-	if (f->state == FLIP_FENCING)
+	if (f->state == FLIP_FENCING || f->state == FLIP_SETTLING)
 		p->io->unfence(p->ctx, f->id);
 	if (f->state == FLIP_IDLE)
 		return;

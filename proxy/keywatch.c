@@ -15,7 +15,7 @@ struct keywatch {
 	unsigned n;
 };
 
-static void on_changed(void *ctx, struct upstream *u, struct slice push)
+static bool on_changed(void *ctx, struct upstream *u, struct slice push)
 {
 	struct worker *w = ctx;
 	const char *p = push.p, *end = push.p + push.n;
@@ -24,7 +24,7 @@ static void on_changed(void *ctx, struct upstream *u, struct slice push)
 	p += resp_item(p, end, &head);
 	p += resp_item(p, end, &kind);
 	if (head.n != 2 || !slice_is(kind.text, "invalidate"))
-		return;
+		return false;
 	p += resp_item(p, end, &keys);
 	if (keys.type == '_')
 		engine_unseen(w->engine);
@@ -32,6 +32,7 @@ static void on_changed(void *ctx, struct upstream *u, struct slice push)
 		p += resp_item(p, end, &key);
 		engine_key_changed(w->engine, u->side, key.text, slot_of(key.text));
 	}
+	return false;
 }
 
 static void on_up(void *ctx, struct upstream *u)
@@ -62,7 +63,7 @@ static struct keywatch *keywatch_new(struct worker *w)
 	k->owner.by_key = true;
 	k->owner.before_write = NULL; /* it reads only */
 	k->owner.formers = NULL;
-	k->owner.invalidated = on_changed;
+	k->owner.pushed = on_changed;
 	k->owner.up = on_up;
 	k->owner.lost = on_lost;
 	k->owner.latency_us = &k->latency_us;

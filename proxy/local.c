@@ -192,6 +192,9 @@ static void ping(struct worker *w, struct client *c, const struct command *cmd, 
 {
 	if (argc > 2)
 		client_error(w, c, "ERR wrong number of arguments for '%s' command", cmd->name);
+	else if (c->proto == 2 && pubsub_is_subscribed(c)) /* in the shape of what else comes then */
+		client_reply(w, c, resp_cat_bulk(resp_cat_bulk(resp_cat_len(sdsempty(), '*', 2), SLICE_LIT("pong")),
+						 argc == 2 ? w->argv[1] : SLICE_LIT("")));
 	else if (argc == 2)
 		reply_bulk(w, c, w->argv[1]);
 	else
@@ -241,6 +244,7 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 	(void)cmd;
 	(void)argc;
 	txn_drop(w, c);
+	pubsub_drop(c);
 	c->proto = 2;
 	c->db = 0;
 	set_text(&c->name, SLICE_LIT(""));
@@ -386,9 +390,11 @@ static void client_info(struct worker *w, struct client *c, const struct command
 	clock_gettime(CLOCK_REALTIME, &ts);
 	end_name(addr, sizeof addr, c->reader.fd, true);
 	end_name(laddr, sizeof laddr, c->reader.fd, false);
-	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=N db=%u sub=0 psub=0 ssub=0 multi=-1",
+	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=%s db=%u sub=%u psub=%u ssub=%u multi=-1",
 			     (unsigned long long)c->id, addr, laddr, c->reader.fd, c->name ? c->name : "",
-			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000), c->db);
+			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000),
+			     pubsub_is_subscribed(c) ? "P" : "N", c->db, pubsub_count(c, TOPIC_CHANNEL), pubsub_count(c, TOPIC_PATTERN),
+			     pubsub_count(c, TOPIC_SHARD));
 	if (is_7_2)
 		s = sdscat(s, " watch=0");
 	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=default "
@@ -442,6 +448,17 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLUSTER_LINKS] = local_cluster_links,
 	[LOCAL_CLUSTER_REPLICAS] = local_cluster_of_node,
 	[LOCAL_CLUSTER_REPORTS] = local_cluster_of_node,
+	[LOCAL_SUBSCRIBE] = local_subscribe,
+	[LOCAL_PSUBSCRIBE] = local_psubscribe,
+	[LOCAL_SSUBSCRIBE] = local_ssubscribe,
+	[LOCAL_UNSUBSCRIBE] = local_unsubscribe,
+	[LOCAL_PUNSUBSCRIBE] = local_punsubscribe,
+	[LOCAL_SUNSUBSCRIBE] = local_sunsubscribe,
+	[LOCAL_PUBSUB_CHANNELS] = local_pubsub_channels,
+	[LOCAL_PUBSUB_NUMSUB] = local_pubsub_numsub,
+	[LOCAL_PUBSUB_NUMPAT] = local_pubsub_numpat,
+	[LOCAL_PUBSUB_SHARDCHANNELS] = local_pubsub_shardchannels,
+	[LOCAL_PUBSUB_SHARDNUMSUB] = local_pubsub_shardnumsub,
 };
 
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)

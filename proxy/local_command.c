@@ -8,6 +8,7 @@
 
 #include "proxy/client.h"
 #include "proxy/local.h"
+#include "resp/glob.h"
 #include "resp/write.h"
 
 /* --- what is shown --- */
@@ -406,68 +407,6 @@ struct filter {
 	struct slice word;
 };
 
-static uint8_t lower(char c)
-{
-	return (uint8_t)(c >= 'A' && c <= 'Z' ? c + 32 : c);
-}
-
-/* One element of a glob at *at (not a '*') against a character; *at moves behind it. */
-static bool glob_one(struct slice pattern, size_t *at, char c)
-{
-	const char *p = pattern.p + *at, *end = pattern.p + pattern.n;
-	bool negated, hit = false;
-
-	if (*p != '[') {
-		bool any = *p == '?';
-		if (*p == '\\' && p + 1 < end)
-			p++;
-		*at = (size_t)(p + 1 - pattern.p);
-		return any || lower(*p) == lower(c);
-	}
-	p++;
-	negated = p < end && *p == '^';
-	for (p += negated; p < end && *p != ']'; p++) {
-		if (*p == '\\' && p + 1 < end)
-			p++;
-		uint8_t from = lower(*p), to = from;
-		if (p + 2 < end && p[1] == '-') {
-			p += 2;
-			to = lower(*p);
-		}
-		hit |= from <= to ? lower(c) >= from && lower(c) <= to : lower(c) >= to && lower(c) <= from;
-	}
-	*at = p < end ? (size_t)(p + 1 - pattern.p) : pattern.n;
-	return hit != negated;
-}
-
-/* The servers' glob, upper and lower case alike. Going back to the last star only keeps it from becoming slow. */
-static bool glob(struct slice pattern, const char *name)
-{
-	size_t at = 0, star = SIZE_MAX, next;
-	const char *retry = name;
-
-	while (*name) {
-		if (at < pattern.n && pattern.p[at] == '*') {
-			star = ++at;
-			retry = name;
-			continue;
-		}
-		next = at;
-		if (at < pattern.n && glob_one(pattern, &next, *name)) {
-			at = next;
-			name++;
-		} else if (star != SIZE_MAX) {
-			at = star;
-			name = ++retry;
-		} else {
-			return false;
-		}
-	}
-	while (at < pattern.n && pattern.p[at] == '*')
-		at++;
-	return at == pattern.n;
-}
-
 static bool is_in_category(const struct command *cmd, struct slice category)
 {
 	for (unsigned bit = 0; cmd_category_names[bit]; bit++)
@@ -484,7 +423,7 @@ static bool passes(const struct command *cmd, const struct filter *f)
 	case FILTER_CATEGORY:
 		return is_in_category(cmd, f->word);
 	case FILTER_PATTERN:
-		return glob(f->word, cmd->name);
+		return glob_match(f->word, slice(cmd->name, strlen(cmd->name)), true);
 	case FILTER_MODULE: /* which command is of which module is not known */
 		break;
 	}

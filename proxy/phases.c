@@ -562,7 +562,7 @@ bool phases_verifying(const struct phases *p)
 
 bool phases_fencing(const struct phases *p)
 {
-	return p->flip.state == FLIP_FENCING || p->flip.state == FLIP_RECORDING;
+	return p->flip.state == FLIP_FENCING || p->flip.state == FLIP_SETTLING || p->flip.state == FLIP_RECORDING;
 }
 
 const char *phases_activity(const struct phases *p)

@@ -78,6 +78,7 @@ struct phase_io {
 	void (*mirror)(void *ctx, bool on);
 	void (*walk)(void *ctx); /* every slot becomes dirty; phases_walking() from each worker when its are */
 	void (*fence)(void *ctx, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
+	void (*settle)(void *ctx, uint64_t flip);
 	void (*flip)(void *ctx, uint64_t flip);
 	void (*unfence)(void *ctx, uint64_t flip);
 	void (*finish)(void *ctx, enum side authority);
@@ -109,6 +110,7 @@ bool phases_fencing(const struct phases *p);
 void phases_looked(struct phases *p, int64_t now);
 void phases_mirror_ready(struct phases *p, unsigned worker, bool ok, const char *why, int64_t now);
 void phases_fenced(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
+void phases_settled(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_flipped(struct phases *p, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram,
 		    int64_t now);
 void phases_walking(struct phases *p);

@@ -17,6 +17,7 @@ enum flip_state {
 	FLIP_IDLE,
 	FLIP_WAITING,    /* for dirty and lag, until wait_until; nothing is held */
 	FLIP_FENCING,    /* requests are held; waits for every phases_fenced, until the deadline */
+	FLIP_SETTLING,   /* all are drained; waits for every phases_settled (subscribers), until the same deadline */
 	FLIP_RECORDING,  /* the record was issued and its outcome is unknown: tried again until one is durable; requests are held */
 	FLIP_RELEASING,  /* the record is durable; waits for every phases_flipped */
 };

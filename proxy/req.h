@@ -54,6 +54,8 @@ struct req {
 	bool loaded;                /* its script was loaded behind the scenes: once is enough */
 	bool waits;                 /* a blocking command: parked at the owner until it has something */
 	bool leaves;                /* home has asked the owner to end its waiting */
+	bool once;                  /* changes no data, but must not be done twice: PUBLISH */
+	bool subscribes;            /* the confirmation of a SUBSCRIBE: from when it is given on, messages are */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };
 

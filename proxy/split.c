@@ -6,6 +6,7 @@
 #include "proxy/client.h"
 #include "proxy/log.h"
 #include "proxy/split.h"
+#include "proxy/receivers.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
@@ -15,6 +16,7 @@ void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *b
 
 	r->cmd = s->cmd;
 	r->write = s->whole->write;
+	r->once = s->whole->once;
 	r->split = s;
 	r->part = s->parts;
 	r->slot = slot;
@@ -167,6 +169,34 @@ void fanout_request(struct worker *w, struct client *c, const struct command *cm
 	split_submit(w, s);
 }
 
+/* --- PUBLISH: one part, whose answer counts connections --- */
+
+/* Channels without a slot are all published at one node: what a client publishes stays in its order, and is heard where it was published. */
+void publish_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
+{
+	struct split *s = split_new(cmd, whole, 1);
+
+	(void)argc;
+	client_enqueue(c, whole);
+	whole->once = true;
+	split_add(w, s, cmd->nspecs ? slot_of(w->argv[cmd->specs[0].begin_pos]) : 0, whole->block, whole->bytes, whole->len);
+	split_submit(w, s);
+}
+
+static sds merge_receivers(struct worker *w, const struct split *s)
+{
+	const struct req *part = s->part[0];
+	enum topic_kind kind = s->cmd->nspecs ? TOPIC_SHARD : TOPIC_CHANNEL;
+	struct resp_item item;
+
+	words_again(w, s->whole->bytes, s->whole->len);
+	if (!resp_item(part->reply, part->reply + part->reply_len, &item) || item.type != ':')
+		return sdsnewlen(part->reply, part->reply_len);
+	return resp_cat_len(sdsempty(), ':', receivers_of(w->fleet->receivers, kind, w->argv[1], item.n));
+}
+
+/* --- what the follower gets, too --- */
+
 static void on_broadcast(void *arg, const struct reply *r)
 {
 	const struct command *cmd = arg;
@@ -282,6 +312,8 @@ static sds merged(struct worker *w, const struct split *s)
 		return keyspace_merge_random(w, s);
 	case MERGE_SCAN:
 		return keyspace_merge_scan(w, s);
+	case MERGE_RECEIVERS:
+		return merge_receivers(w, s);
 	case MERGE_NONE:
 	case MERGE_ALL_OK:
 	case MERGE_FIRST:

@@ -108,9 +108,11 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_FORWARD:
 	case POLICY_SPLIT:
+	case POLICY_PUBLISH: /* counts connections there, not clients */
 	case POLICY_BLOCK: /* which does not wait inside a transaction */
-	case POLICY_LOCAL:
 		return NULL;
+	case POLICY_LOCAL:
+		return cmd->flags & CMD_PUBSUB && cmd->flags & CMD_WHILE_SUBSCRIBED ? "inside a transaction it is not supported yet" : NULL;
 	case POLICY_FANOUT:
 		if (cmd->effect == EFFECT_BROADCAST)
 			return "inside a transaction it would reach one server only";

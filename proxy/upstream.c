@@ -408,10 +408,8 @@ static void sample(struct upstream *u, uint64_t start)
 /* One complete reply stands at in_off. False: the connection is gone. */
 static bool dispatch(struct upstream *u, const char *p, size_t n)
 {
-	if (u->parser.type == '>') {
-		u->owner->invalidated(u->owner->ctx, u, slice(p, n));
+	if (u->parser.type == '>' && !u->owner->pushed(u->owner->ctx, u, slice(p, n)))
 		return true;
-	}
 	if (u->state == UPSTREAM_GREETING)
 		return greeting_reply(u, slice(p, n));
 	if (!u->fifo_n) {

@@ -49,7 +49,7 @@ struct upstream_owner { /* the worker */
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
 	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
 	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */
-	void (*invalidated)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push */
+	bool (*pushed)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push; true: it is the answer that is awaited first */
 	void (*up)(void *ctx, struct upstream *u);
 	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
 	_Atomic int64_t *latency_us;

@@ -21,11 +21,12 @@ static struct upstream *node_of(struct worker *w, enum side side, uint16_t slot)
 	return w->upstreams[w->route[side][slot]];
 }
 
-static void side_invalidated(void *ctx, struct upstream *u, struct slice push)
+static bool side_pushed(void *ctx, struct upstream *u, struct slice push)
 {
 	(void)ctx;
 	(void)u;
 	(void)push;
+	return false;
 }
 
 static void side_up(void *ctx, struct upstream *u)
@@ -48,7 +49,7 @@ static void side_lost(void *ctx, struct upstream *u, const char *why, bool was_u
 static void owner_init(struct worker *w)
 {
 	w->watch_owner = w->owner;
-	w->watch_owner.invalidated = side_invalidated;
+	w->watch_owner.pushed = side_pushed;
 	w->watch_owner.up = side_up;
 	w->watch_owner.lost = side_lost;
 	w->watch_owner.latency_us = &w->watch_latency_us; /* an idle one tells nothing of the server's pressure */

@@ -152,7 +152,7 @@ static bool is_temporary(struct slice key)
 }
 
 /* A push of the watch: keys that somebody else changed; null: everything was flushed. */
-static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
+static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
 {
 	struct worker *w = ctx;
 	const char *p = push.p, *end = push.p + push.n;
@@ -161,12 +161,12 @@ static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
 	p += resp_item(p, end, &head);
 	p += resp_item(p, end, &kind);
 	if (head.n != 2 || !slice_is(kind.text, "invalidate"))
-		return;
+		return false;
 	p += resp_item(p, end, &keys);
 	if (keys.type == '_') {
 		fleet_tell_void(w, "a FLUSHALL or FLUSHDB was seen");
 		engine_slots_dirty(w->engine, NULL, "a FLUSHALL or FLUSHDB was seen");
-		return;
+		return false;
 	}
 	for (int64_t i = 0; i < keys.n; i++) {
 		p += resp_item(p, end, &key);
@@ -177,6 +177,7 @@ static void owner_invalidated(void *ctx, struct upstream *u, struct slice push)
 		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */
 			engine_foreign(w->engine, u->side, (uint16_t)db, key.text, slot);
 	}
+	return false;
 }
 
 static void on_script(void *arg, const struct reply *r)
@@ -292,6 +293,7 @@ void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node
 	if (w->route[side][slot] != w->nowhere[side] && !upstream_is_up(w->upstreams[node]))
 		w->upstreams[node]->missed = true;
 	w->route[side][slot] = node;
+	pubsub_look(w->pubsub);
 }
 
 unsigned worker_databases(const struct worker *w)
@@ -332,6 +334,7 @@ void worker_topology(struct worker *w, struct topology *t)
 	databases_seen(w, t);
 	topology_unref(w->topology[side]);
 	w->topology[side] = t;
+	pubsub_look(w->pubsub);
 	if (engine_is_mirroring(w->engine))
 		connect_all(w);
 }
@@ -385,6 +388,7 @@ static void mirror_turn(struct worker *w)
 void worker_mirror(struct worker *w, bool on)
 {
 	engine_mirror(w->engine, on);
+	pubsub_look(w->pubsub);
 	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], on && w->fleet->config->mirror_tracking);
 		w->upstreams[i]->missed = false;
@@ -400,6 +404,7 @@ void worker_finish(struct worker *w, enum side authority)
 {
 	engine_finish(w->engine, authority);
 	w->finished = true;
+	pubsub_look(w->pubsub);
 	w->mirror_wanted = false;
 	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], false);
@@ -472,6 +477,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	(void)revents;
 	engine_turn(w->engine);
 	mirror_turn(w);
+	pubsub_turn(w->pubsub);
 	while (has_work(w)) {
 		flush_upstreams(w);
 		clients_flush(w);
@@ -561,7 +567,7 @@ void worker_init(struct worker *w)
 	w->owner = (struct upstream_owner){
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
-		.flush_soon = owner_flush_soon, .invalidated = owner_invalidated, .up = owner_up, .lost = owner_lost,
+		.flush_soon = owner_flush_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
 		.latency_us = &w->stats->latency_us,
 	};
 	resp_request_init(&w->parser, &resp_default_limits);
@@ -575,6 +581,7 @@ void worker_init(struct worker *w)
 		for (unsigned i = 0; i < SLOTS; i++)
 			w->route[s][i] = w->nowhere[s];
 	}
+	w->pubsub = pubsub_new(w);
 	ev_init(&w->tick, on_tick);
 	w->tick.repeat = TICK_S;
 	ev_init(&w->due, on_due);
@@ -599,6 +606,7 @@ void *worker_main(void *arg)
 	block_unref(w->read_block);
 	w->read_block = NULL;
 	keywatch_free(w);
+	pubsub_close(w->pubsub);
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);
 	watch_connections_free(w);
@@ -624,6 +632,7 @@ void worker_release(struct worker *w)
 	engine_free(w->engine);
 	watches_free(w);
 	known_release(&w->preloaded);
+	pubsub_free(w->pubsub);
 	free(w->upstreams);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		topology_unref(w->topology[s]);

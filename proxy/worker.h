@@ -11,6 +11,7 @@
 #include "proxy/known.h"
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
+#include "proxy/pubsub.h"
 #include "proxy/req.h"
 #include "proxy/scripts.h"
 #include "proxy/upstream.h"
@@ -74,6 +75,8 @@ struct worker {
 	_Atomic int64_t watch_latency_us;
 	struct keyspace_parts *parts; /* keyspace.c's */
 
+	struct pubsub *pubsub;
+
 	/* end of the turn */
 	struct upstream *flush_upstreams;
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
@@ -104,6 +107,7 @@ struct fleet {
 	_Atomic int maxclients;
 	_Atomic uint64_t nclients, next_client_id;
 	struct scripts *scripts;
+	struct receivers *receivers;
 	char identity[64];           /* the source's version, as clients see it */
 	_Atomic int identity_cluster;
 	_Atomic uint32_t epoch;      /* moves when keys may be found elsewhere than before: flips, routes, layouts, server processes */
@@ -149,6 +153,7 @@ void fleet_tell_refresh(struct worker *w, enum side side, const char *why);
 void fleet_tell_drained(struct worker *w, bool clean);
 void fleet_tell_void(struct worker *w, const char *why);
 void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why);
+void fleet_tell_settled(struct worker *w, uint64_t flip, bool ok, const char *why);
 void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why);
 
 /* worker_engine.c: the engine's I/O */
@@ -176,6 +181,7 @@ void split_request(struct worker *w, struct client *c, const struct command *cmd
 void split_again(struct worker *w, struct req *whole);
 bool splits_evenly(const struct command *cmd, uint32_t argc); /* MSET wants pairs */
 void fanout_request(struct worker *w, struct client *c, const struct command *cmd, struct req *whole);
+void publish_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
 void split_part_done(struct worker *w, struct req *part);
 void split_free(struct split *s); /* not its parts */
 

@@ -26,6 +26,7 @@ enum cmd_policy {
 	POLICY_FANOUT,  /* to every primary, merged by `merge` */
 	POLICY_SCAN,    /* SCAN: to one primary after another, the cursor says which */
 	POLICY_SLOT,    /* to the node of the slot that the third word names */
+	POLICY_PUBLISH, /* to the node of its channel's slot, without one to that of slot 0; the answer counts this proxy's clients */
 	POLICY_LOCAL,   /* answered by the proxy, by `local` */
 	POLICY_BLOCK,   /* waits at its slot's owner until the command without waiting, by `local`, has something (proxy/blocking.h) */
 	POLICY_REFUSE,  /* by design, `why` says why */
@@ -38,6 +39,7 @@ enum cmd_merge {
 	MERGE_ARRAY,  /* MGET: elements back in the order of the request's keys */
 	MERGE_ALL_OK, /* MSET, SCRIPT FLUSH …: first error, else the first reply */
 	MERGE_FIRST,  /* SCRIPT LOAD, FUNCTION LOAD: first error, else the first reply */
+	MERGE_RECEIVERS, /* PUBLISH: our clients instead of our connections */
 	MERGE_AND,    /* SCRIPT EXISTS: element-wise minimum */
 	MERGE_LISTS,  /* SLOWLOG GET: the nodes' lists, one behind the other */
 	MERGE_KEYS,   /* KEYS, CLUSTER GETKEYSINSLOT: all together, without the copier's temporary keys */
@@ -123,6 +125,8 @@ enum cmd_local {
 	LOCAL_ROLE, LOCAL_COMMAND_GETKEYSANDFLAGS,
 	LOCAL_CLUSTER_SLOTS, LOCAL_CLUSTER_SHARDS, LOCAL_CLUSTER_NODES, LOCAL_CLUSTER_INFO, LOCAL_CLUSTER_MYID, LOCAL_CLUSTER_MYSHARDID,
 	LOCAL_CLUSTER_KEYSLOT, LOCAL_CLUSTER_LINKS, LOCAL_CLUSTER_REPLICAS, LOCAL_CLUSTER_REPORTS,
+	LOCAL_SUBSCRIBE, LOCAL_PSUBSCRIBE, LOCAL_SSUBSCRIBE, LOCAL_UNSUBSCRIBE, LOCAL_PUNSUBSCRIBE, LOCAL_SUNSUBSCRIBE,
+	LOCAL_PUBSUB_CHANNELS, LOCAL_PUBSUB_NUMSUB, LOCAL_PUBSUB_NUMPAT, LOCAL_PUBSUB_SHARDCHANNELS, LOCAL_PUBSUB_SHARDNUMSUB,
 };
 
 /* Where the keys are: by the key specifications, or by a function of resp/table.c where arguments decide. */
@@ -166,6 +170,7 @@ enum {
 	CMD_SHA = 1 << 26,         /* …is a script's SHA1: loaded where it is missing */
 	CMD_UNLOADS = 1 << 27,     /* scripts are forgotten */
 	CMD_AT_ONCE = 1 << 28,     /* not queued in MULTI, but done: EXEC, DISCARD, QUIT, RESET … */
+	CMD_WHILE_SUBSCRIBED = 1 << 29, /* what a RESP2 client may send while it is subscribed */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

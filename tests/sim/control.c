@@ -91,6 +91,15 @@ static void io_fence(void *ctx, uint64_t flip, const struct slot_set *slots, enu
 	engine_fence(w->engine, flip, slots, to, max_pause_ms);
 }
 
+/* Subscribers are no part of the simulation: everybody has heard everything a moment later. */
+static void io_settle(void *ctx, uint64_t flip)
+{
+	struct world *w = ctx;
+
+	(void)flip;
+	w->settling = true;
+}
+
 static void io_flip(void *ctx, uint64_t flip)
 {
 	struct world *w = ctx;
@@ -140,7 +149,7 @@ static char *io_verify_json(void *ctx)
 	return strdup("{}");
 }
 
-static const struct phase_io phase_io = { io_facts, io_look, io_prepare, io_write, io_mirror, io_walk, io_fence, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
+static const struct phase_io phase_io = { io_facts, io_look, io_prepare, io_write, io_mirror, io_walk, io_fence, io_settle, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
 
 /* --- orders --- */
 
@@ -255,6 +264,10 @@ void sim_control_step(struct world *w)
 		w->fenced = false;
 		phases_fenced(w->phases, 0, w->flip, w->fence_ok, "it could not be proven", now_ms(w));
 	}
+	if (w->settling) {
+		w->settling = false;
+		phases_settled(w->phases, 0, w->flip, true, NULL, now_ms(w));
+	}
 	if (w->flipped) {
 		w->flipped = false;
 		phases_flipped(w->phases, 0, w->flip, w->flip_result.held, w->flip_result.pause_max_us, w->flip_result.histogram, now_ms(w));
@@ -266,7 +279,7 @@ void sim_control_step(struct world *w)
 
 bool sim_control_quiet(const struct world *w)
 {
-	return !w->ordered && !w->looking && !w->mirror_wanted && !phases_fencing(w->phases) && !w->fenced && !w->flipped && !phases_urgent(w->phases);
+	return !w->ordered && !w->looking && !w->mirror_wanted && !phases_fencing(w->phases) && !w->fenced && !w->settling && !w->flipped && !phases_urgent(w->phases);
 }
 
 /* --- the process --- */
@@ -351,7 +364,7 @@ void sim_kill(struct world *w)
 	net_break_all(w);
 	copies_forget(w);
 	engine_free(w->engine);
-	w->kill_now = w->looking = w->mirror_wanted = w->mirror_pinged = w->fenced = w->flipped = w->dying = false;
+	w->kill_now = w->looking = w->mirror_wanted = w->mirror_pinged = w->fenced = w->settling = w->flipped = w->dying = false;
 	w->ordered = 0;
 	w->unwatched = !journal_suffices(&w->profile) && !fault("race-6-restart");
 	restart(w, &owed);

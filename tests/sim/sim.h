@@ -202,7 +202,7 @@ struct world {
 	struct state_record *disk;
 	bool looking, mirror_wanted, mirror_pinged, kill_now;
 	unsigned pings_left, ordered;
-	bool fenced, fence_ok, flipped;
+	bool fenced, fence_ok, settling, flipped;
 	uint64_t flip;
 	struct slot_set fencing;
 	enum side fencing_to;

@@ -86,19 +86,17 @@ static void fake_flip(void *ctx, uint64_t flip)
 	f->flips++;
 }
 
-static void fake_unfence(void *ctx, uint64_t flip)
+static void fake_settle(void *ctx, uint64_t flip)
 {
 	struct fake *f = ctx;
 
-	assert_int_equal(flip, f->flip);
-	f->unfences++;
+	for (unsigned i = 0; i < WORKERS; i++)
+		phases_settled(f->p, i, flip, true, NULL, f->now);
 }
 
-static void fake_finish(void *ctx, enum side authority)
-{
-	assert_int_equal(authority, SIDE_TARGET);
-	((struct fake *)ctx)->finishes++;
-}
+static void fake_unfence(void *ctx, uint64_t flip) { assert_int_equal(flip, ((struct fake *)ctx)->flip); ((struct fake *)ctx)->unfences++; }
+
+static void fake_finish(void *ctx, enum side authority) { assert_int_equal(authority, SIDE_TARGET); ((struct fake *)ctx)->finishes++; }
 
 static void fake_backfill(void *ctx, enum backfill_order what, const struct order_args *args, const char *migration)
 {
@@ -121,7 +119,7 @@ static void fake_walk(void *ctx)
 
 static char *fake_verify_json(void *ctx) { (void)ctx; return strdup("{}"); }
 
-static const struct phase_io fake_io = { fake_facts, fake_look, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_flip,
+static const struct phase_io fake_io = { fake_facts, fake_look, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_settle, fake_flip,
 					 fake_unfence, fake_finish, fake_backfill, fake_verify_json };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)
