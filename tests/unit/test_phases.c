@@ -112,10 +112,7 @@ static void fake_backfill(void *ctx, enum backfill_order what, const struct orde
 		f->facts.verifying = true;
 }
 
-static void fake_walk(void *ctx)
-{
-	((struct fake *)ctx)->walks++;
-}
+static void fake_walk(void *ctx) { ((struct fake *)ctx)->walks++; }
 
 static char *fake_verify_json(void *ctx) { (void)ctx; return strdup("{}"); }
 
