@@ -86,7 +86,7 @@ def refused(proxy, command, code, *parts):
 
 LINES = [
     ("port 6379x", "port '6379x': expected a port from 1 to 65535"),
-    ("port 0", "port '0': expected a port"),
+    ("port 0", "nothing is listened on: expected port, tls-port or unixsocket"),
     ("target-nodes", "target-nodes.*expected host:port"),
     ("target-nodes a:1 b", "target-nodes 'b': expected host:port"),
     ("target-nodes [::1:6379", r"target-nodes '\[::1:6379': expected"),
@@ -293,7 +293,7 @@ def test_a_full_disk_at_the_start(source, stopped, small_disk):
 
 def test_a_disk_that_fills_up(source, target, crossfade, small_disk):
     """What cannot be recorded is not begun; with room again it goes on. Clients notice nothing."""
-    proxy = crossfade(source, target, config={"state-dir": small_disk.path + "/state"})
+    proxy = crossfade(source, target, config={"state-dir": small_disk.path + "/state", "journal-size": "64kb"})
     proxy.call("SET", "k", "v")
     small_disk.fill()
     refused(proxy, ["start"], 1, "could not be recorded: cannot write .*/phase.tmp: No space left on device; make room on that disk; nothing was begun")

@@ -286,7 +286,7 @@ static void check_row(const struct command *c)
 		assert_int_not_equal(command_first_key(c), 0);
 		assert_true(c->specs[0].a == -1);
 	}
-	if (c->policy == POLICY_FANOUT || c->policy == POLICY_LOCAL || c->policy == POLICY_PUBLISH) /* shard channels have slots, but are no keys */
+	if (c->policy == POLICY_FANOUT || c->policy == POLICY_PUBLISH) /* shard channels have slots, but are no keys */
 		assert_true(c->nspecs == 0 || c->specs[0].flags & KEY_NOT_KEY);
 	if (c->effect == EFFECT_BROADCAST)
 		assert_int_equal(c->nspecs, 0);
