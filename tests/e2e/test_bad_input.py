@@ -258,12 +258,12 @@ def test_an_admin_socket_that_cannot_be(source, stopped, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 128 kB, and how to fill it."""
+    """A file system of 1 MB, and how to fill it."""
     if os.getuid() != 0:
         pytest.skip("only root can mount a small file system")
     at = tmp_path / "disk"
     at.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(at)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(at)], capture_output=True).returncode:
         pytest.skip("a small file system cannot be mounted here")
 
     class Disk:
