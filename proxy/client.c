@@ -90,6 +90,7 @@ static void client_new(struct worker *w, int fd, bool tls)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	c->worker = w;
 	c->proto = 2;
+	client_become_default(c);
 	c->since_ms = ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 	c->id = atomic_fetch_add(&w->fleet->next_client_id, 1) + 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -171,6 +172,11 @@ static void client_free(struct client *c)
 	sdsfree(c->lib_name);
 	sdsfree(c->lib_ver);
 	free(c);
+}
+
+void client_end(struct client *c)
+{
+	client_drop(c);
 }
 
 void client_close_after_replies(struct worker *w, struct client *c)

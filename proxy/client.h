@@ -22,8 +22,10 @@ struct client {
 	struct req *parked;        /* a blocking command, the last of them: what comes behind it is not looked at before its answer */
 	uint32_t inflight;
 	size_t unsent;             /* bytes of replies that wait for an earlier one */
+	const struct acl_user *user; /* of the worker's set; NULL: it has to log in first */
 	uint8_t proto;
 	uint16_t db;               /* SELECT */
+	bool unrestricted;         /* its user may do everything: dispatch need not ask */
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
 	bool flushing, again;      /* in the worker's lists */
@@ -51,5 +53,14 @@ void client_enqueue(struct client *c, struct req *r);
 void client_hold_for(struct worker *w, struct client *c, struct req *r);
 void client_close_after_replies(struct worker *w, struct client *c);
 void client_flush_soon(struct worker *w, struct client *c);
+void client_end(struct client *c); /* at once */
+
+/* permit.c */
+void client_become(struct client *c, const struct acl_user *u);
+void client_become_default(struct client *c);
+bool client_log_in(struct worker *w, struct client *c, struct slice name, struct slice password); /* false after an error reply */
+bool admit(struct worker *w, struct client *c); /* w->argv: may it be looked at at all? False after an error reply */
+bool permit(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc); /* false after an error reply */
+enum acl_verdict permit_check(struct worker *w, const struct acl_user *u, const struct command *cmd, uint32_t argc, const struct slice *argv, uint32_t *at);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "proxy/acl.h"
 #include "proxy/address.h"
 #include "proxy/config_options.h"
 #include "proxy/log.h"
@@ -156,6 +157,19 @@ static bool check_tls(struct reading *r)
 	return true;
 }
 
+static bool check_users(struct reading *r)
+{
+	struct config *c = r->c;
+	char why[512];
+
+	if (c->aclfile && c->requirepass_file)
+		return fail(r, set_on(r, "requirepass-file"), "requirepass-file is set beside aclfile: expected the default user's password there");
+	if (!read_secret(r, "requirepass-file", c->requirepass_file, &c->requirepass))
+		return false;
+	c->acl = c->aclfile ? acl_load(c->aclfile, why, sizeof(why)) : acl_of_password(c->requirepass);
+	return c->acl || fail(r, set_on(r, "aclfile"), "aclfile %s", why);
+}
+
 static bool check(struct reading *r)
 {
 	struct config *c = r->c;
@@ -164,7 +178,7 @@ static bool check(struct reading *r)
 		return fail(r, 0, "source-nodes is not set: expected host:port of one or more nodes of the Redis that is left");
 	if (!c->port && !c->tls_port && !c->unixsocket)
 		return fail(r, set_on(r, "port"), "nothing is listened on: expected port, tls-port or unixsocket");
-	return check_side(r, SIDE_SOURCE) && check_side(r, SIDE_TARGET) && check_tls(r);
+	return check_side(r, SIDE_SOURCE) && check_side(r, SIDE_TARGET) && check_tls(r) && check_users(r);
 }
 
 static void set_defaults(struct config *c)
@@ -211,6 +225,10 @@ void config_release(struct config *c)
 	}
 	forget(c->tls_key_pass);
 	c->tls_key_pass = NULL;
+	forget(c->requirepass);
+	c->requirepass = NULL;
+	acl_unref(c->acl);
+	c->acl = NULL;
 	config_tls_release(c);
 	while (c->retired) {
 		struct config_retired *r = c->retired;
@@ -264,6 +282,9 @@ bool config_reload(struct config *c, char *err, size_t errlen)
 	take_password(c, fresh, SIDE_SOURCE);
 	take_password(c, fresh, SIDE_TARGET);
 	config_tls_take(c, fresh);
+	struct acl *users = c->acl; /* goes with the fresh one */
+	c->acl = fresh->acl;
+	fresh->acl = users;
 	config_release(fresh);
 	free(fresh);
 	return true;

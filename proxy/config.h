@@ -17,6 +17,7 @@
 #define CONFIG_MAX_BINDS 16
 #define CONFIG_MAX_NODES 256
 
+struct acl;
 struct tls_context;
 
 struct host_port {
@@ -46,6 +47,9 @@ struct config {
 	unsigned nbinds;
 	char *binds[CONFIG_MAX_BINDS];
 	int port, tls_port;      /* 0: not listened on */
+	char *requirepass_file, *aclfile;
+	char *requirepass;       /* read from its file; never logged */
+	struct acl *acl;         /* the users, a reference; replaced at a reload */
 	char *unixsocket;        /* NULL: none */
 	int unixsocketperm;
 	char *tls_cert_file, *tls_key_file, *tls_key_pass_file, *tls_ca_cert_file, *tls_ca_cert_dir;

@@ -443,6 +443,8 @@ void control_reload(struct control *c)
 		return;
 	}
 	apply_config(c);
+	if (c->fleet)
+		fleet_acl(c->fleet, c->config->acl);
 	for (int s = 0; s < SIDES; s++) {
 		const char *now = c->config->side[s].password;
 		if (now == before[s])

@@ -274,9 +274,9 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	uint32_t argc = words_of(w, p, bytes);
 	const struct command *cmd;
 
-	if (!argc)
+	if (!argc || (__builtin_expect(!c->unrestricted, 0) && !admit(w, c)))
 		return;
-	if (!(cmd = look_up(w, c, argc))) {
+	if (!(cmd = look_up(w, c, argc)) || (__builtin_expect(!c->unrestricted, 0) && !permit(w, c, cmd, argc))) {
 		txn_failed(c);
 		return;
 	}

@@ -103,6 +103,7 @@ struct order {
 	unsigned max_pause_ms;
 	bool on;
 	const char *password;
+	struct acl *acl;
 	const struct listen_fd *fds;
 	unsigned n;
 	size_t queue_max, dirty_max, request_max;
@@ -129,6 +130,8 @@ static void to_all(struct fleet *f, mail_fn *run, const struct order *what)
 		o->run = run;
 		if (o->topology)
 			topology_ref(o->topology);
+		if (o->acl)
+			acl_ref(o->acl);
 		mailbox_post(f->mail, i, from, run_order, o);
 	}
 	mailbox_flush_all(f->mail, from);
@@ -164,6 +167,18 @@ void fleet_topology(struct fleet *f, struct topology *t)
 		atomic_fetch_add(&f->epoch, 1);
 	to_all(f, do_topology, &(struct order){ .topology = t });
 	topology_unref(t);
+}
+
+static void do_acl(void *arg)
+{
+	struct order *o = arg;
+
+	clients_take_acl(o->w, o->acl);
+}
+
+void fleet_acl(struct fleet *f, struct acl *acl)
+{
+	to_all(f, do_acl, &(struct order){ .acl = acl });
 }
 
 static void do_mirror(void *arg)

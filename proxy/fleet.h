@@ -53,6 +53,7 @@ struct flip_result {
 	int64_t fence_us;              /* fence raised → released */
 };
 
+struct acl;
 struct control; /* control.h: the receiver of the calls below */
 
 /* What workers tell control. Implemented by control.c; each runs on the control thread. */
@@ -110,6 +111,7 @@ unsigned fleet_workers(const struct fleet *f);
 enum node_state fleet_node_state(const struct fleet *f, enum side side, const char *name);
 void fleet_set_limits(struct fleet *f); /* the config's reloadable limits have changed */
 void fleet_set_password(struct fleet *f, enum side side, const char *password);
+void fleet_acl(struct fleet *f, struct acl *acl);         /* new users; each worker takes a reference */
 unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
 
 /* The backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */

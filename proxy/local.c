@@ -100,39 +100,30 @@ static void set_text(sds *place, struct slice text)
 /* --- HELLO, AUTH --- */
 
 static const char bad_name[] = "ERR Client names cannot contain spaces, newlines or special characters.";
-static const char wrong_pass[] = "WRONGPASS invalid username-password pair or user is disabled.";
-
-/* No users yet: the default one, without a password, as on a server that was never given any. */
-static bool may_be(struct slice user)
-{
-	return slice_eq(user, SLICE_LIT("default"));
-}
+static const char no_auth[] = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+			      "option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 static void auth(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	(void)cmd;
 	if (argc > 3)
 		client_error(w, c, "ERR syntax error");
-	else if (argc == 2)
+	else if (argc == 2 && acl_default(w->acl)->nopass)
 		client_error(w, c, "ERR AUTH <password> called without any password configured for the default user. "
 			     "Are you sure your configuration is correct?");
-	else if (!may_be(w->argv[1]))
-		client_error(w, c, "%s", wrong_pass);
-	else
+	else if (client_log_in(w, c, argc == 2 ? SLICE_LIT("default") : w->argv[1], w->argv[argc - 1]))
 		reply_status(w, c, "OK");
 }
 
 struct hello {
 	int64_t proto;
-	bool has_name;
-	struct slice name;
+	bool has_name, logs_in;
+	struct slice name, user, password;
 };
 
 /* False after an error reply: nothing of the command takes effect then. */
 static bool parse_hello(struct worker *w, struct client *c, uint32_t argc, struct hello *h)
 {
-	struct slice user = SLICE_LIT("default");
-
 	if (argc > 1 && !resp_string_to_int(w->argv[1].p, w->argv[1].n, &h->proto)) {
 		client_error(w, c, "ERR Protocol version is not an integer or out of range");
 		return false;
@@ -143,7 +134,9 @@ static bool parse_hello(struct worker *w, struct client *c, uint32_t argc, struc
 	}
 	for (uint32_t i = 2; i < argc; i++) {
 		if (slice_is(w->argv[i], "AUTH") && i + 2 < argc) {
-			user = w->argv[i + 1];
+			h->logs_in = true;
+			h->user = w->argv[i + 1];
+			h->password = w->argv[i + 2];
 			i += 2;
 		} else if (slice_is(w->argv[i], "SETNAME") && i + 1 < argc) {
 			h->has_name = true;
@@ -157,17 +150,17 @@ static bool parse_hello(struct worker *w, struct client *c, uint32_t argc, struc
 			return false;
 		}
 	}
-	if (!may_be(user)) {
-		client_error(w, c, "%s", wrong_pass);
-		return false;
-	}
-	return true;
+	if (h->logs_in)
+		return client_log_in(w, c, h->user, h->password);
+	if (!c->user)
+		client_error(w, c, "%s", no_auth);
+	return c->user != NULL;
 }
 
 static void hello(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	struct identity id = local_identity(w);
-	struct hello h = { c->proto, false, { NULL, 0 } };
+	struct hello h = { .proto = c->proto };
 
 	(void)cmd;
 	if (!parse_hello(w, c, argc, &h))
@@ -247,6 +240,7 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 	pubsub_drop(c);
 	c->proto = 2;
 	c->db = 0;
+	client_become_default(c);
 	set_text(&c->name, SLICE_LIT(""));
 	reply_status(w, c, "RESET");
 }
@@ -397,8 +391,8 @@ static void client_info(struct worker *w, struct client *c, const struct command
 			     pubsub_count(c, TOPIC_SHARD));
 	if (is_7_2)
 		s = sdscat(s, " watch=0");
-	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=default "
-			 "redir=-1 resp=%d", c->out.bytes, c->out.bytes, cmd->name, c->proto);
+	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=%s "
+			 "redir=-1 resp=%d", c->out.bytes, c->out.bytes, cmd->name, c->user->name, c->proto);
 	if (is_7_2)
 		s = sdscatprintf(s, " lib-name=%s lib-ver=%s", c->lib_name ? c->lib_name : "", c->lib_ver ? c->lib_ver : "");
 	s = sdscat(s, "\n");
@@ -459,6 +453,13 @@ static local_fn *const local_functions[] = {
 	[LOCAL_PUBSUB_NUMPAT] = local_pubsub_numpat,
 	[LOCAL_PUBSUB_SHARDCHANNELS] = local_pubsub_shardchannels,
 	[LOCAL_PUBSUB_SHARDNUMSUB] = local_pubsub_shardnumsub,
+	[LOCAL_ACL_CAT] = local_acl_cat,
+	[LOCAL_ACL_DRYRUN] = local_acl_dryrun,
+	[LOCAL_ACL_GENPASS] = local_acl_genpass,
+	[LOCAL_ACL_GETUSER] = local_acl_getuser,
+	[LOCAL_ACL_LIST] = local_acl_list,
+	[LOCAL_ACL_USERS] = local_acl_users,
+	[LOCAL_ACL_WHOAMI] = local_acl_whoami,
 };
 
 void local_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)

@@ -572,6 +572,7 @@ void worker_init(struct worker *w)
 	};
 	resp_request_init(&w->parser, &resp_default_limits);
 	resp_request_init(&w->reparser, &resp_default_limits);
+	w->acl = acl_ref(c->acl);
 	make_engine(w);
 	known_init(&w->preloaded, PRELOADED_MAX);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
@@ -633,6 +634,7 @@ void worker_release(struct worker *w)
 	watches_free(w);
 	known_release(&w->preloaded);
 	pubsub_free(w->pubsub);
+	acl_unref(w->acl);
 	free(w->upstreams);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		topology_unref(w->topology[s]);

@@ -6,6 +6,7 @@
 #include <ev.h>
 #include <pthread.h>
 
+#include "proxy/acl.h"
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
 #include "proxy/known.h"
@@ -54,6 +55,7 @@ struct worker {
 
 	/* clients */
 	struct client *clients;
+	struct acl *acl;             /* a reference */
 	struct listener *listeners;
 	unsigned nlisteners;
 	ev_timer accept_again;
@@ -162,6 +164,7 @@ void worker_engine_io(struct worker *w, struct engine_io *io);
 /* client.c */
 void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n);
 void clients_close_listeners(struct worker *w);
+void clients_take_acl(struct worker *w, struct acl *fresh); /* permit.c; takes the reference */
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);
 void clients_close_idle(struct worker *w);          /* draining: those with nothing in flight */

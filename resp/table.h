@@ -127,6 +127,7 @@ enum cmd_local {
 	LOCAL_CLUSTER_KEYSLOT, LOCAL_CLUSTER_LINKS, LOCAL_CLUSTER_REPLICAS, LOCAL_CLUSTER_REPORTS,
 	LOCAL_SUBSCRIBE, LOCAL_PSUBSCRIBE, LOCAL_SSUBSCRIBE, LOCAL_UNSUBSCRIBE, LOCAL_PUNSUBSCRIBE, LOCAL_SUNSUBSCRIBE,
 	LOCAL_PUBSUB_CHANNELS, LOCAL_PUBSUB_NUMSUB, LOCAL_PUBSUB_NUMPAT, LOCAL_PUBSUB_SHARDCHANNELS, LOCAL_PUBSUB_SHARDNUMSUB,
+	LOCAL_ACL_CAT, LOCAL_ACL_DRYRUN, LOCAL_ACL_GENPASS, LOCAL_ACL_GETUSER, LOCAL_ACL_LIST, LOCAL_ACL_USERS, LOCAL_ACL_WHOAMI,
 };
 
 /* Where the keys are: by the key specifications, or by a function of resp/table.c where arguments decide. */
@@ -171,6 +172,9 @@ enum {
 	CMD_UNLOADS = 1 << 27,     /* scripts are forgotten */
 	CMD_AT_ONCE = 1 << 28,     /* not queued in MULTI, but done: EXEC, DISCARD, QUIT, RESET … */
 	CMD_WHILE_SUBSCRIBED = 1 << 29, /* what a RESP2 client may send while it is subscribed */
+	CMD_CHANNEL = 1 << 16,     /* the word behind the name is a channel, which the user must be allowed */
+	CMD_CHANNELS = 1 << 17,    /* all words are */
+	CMD_PATTERNS = 1 << 18,    /* all words are patterns of channels, allowed literally only */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

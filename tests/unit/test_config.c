@@ -103,6 +103,9 @@ static void test_errors(void **state)
 	expect_error(MINIMAL "target-tls yes\ntls-protocols TLSv1.1\n", "2: ", "TLSv1.2");
 	expect_error(MINIMAL "target-tls yes\ntls-ciphers nonsense\n", "2: ", "tls-ciphers 'nonsense'");
 	expect_error(MINIMAL "unixsocketperm 888\n", "2: ", "octal");
+	expect_error(MINIMAL "aclfile /nowhere.acl\n", "2: ", "/nowhere.acl: cannot be read: No such file");
+	expect_error(MINIMAL "aclfile /a\nrequirepass-file /b\n", "3: ", "beside aclfile");
+	expect_error(MINIMAL "requirepass-file /nowhere\n", "2: ", "requirepass-file '/nowhere' cannot be read");
 	expect_error("source-nodes host\n", "1: ", "host:port");
 	expect_error("source-nodes host:0\n", "1: ", "host:port");
 	expect_error(MINIMAL "target-address-map a\n", "2: ", "announced=reachable");
