@@ -65,12 +65,13 @@ static void say_no(struct worker *w, struct client *c, const struct command *cmd
 		    verdict == ACL_DENIED_COMMAND ? "" : " on a ", verdict == ACL_DENIED_COMMAND ? "" : what);
 }
 
-/* Who has not logged in learns nothing else, not even which commands there are. */
+/* Who has not logged in learns nothing else, not even which commands there are: so from Valkey 9 on. */
 bool admit(struct worker *w, struct client *c)
 {
+	struct identity id = local_identity(w);
 	const struct command *cmd;
 
-	if (c->user || ((cmd = command_find(w->argv[0])) && cmd->flags & CMD_NO_AUTH))
+	if (c->user || !id.valkey || id.number < 0x090000 || ((cmd = command_find(w->argv[0])) && cmd->flags & CMD_NO_AUTH))
 		return true;
 	client_error(w, c, "NOAUTH Authentication required.");
 	return false;
@@ -80,8 +81,12 @@ bool permit(struct worker *w, struct client *c, const struct command *cmd, uint3
 {
 	uint32_t at;
 
-	if (!c->user)
-		return true; /* it was admitted: it logs in or leaves */
+	if (!c->user && cmd->flags & CMD_NO_AUTH)
+		return true;
+	if (!c->user) {
+		client_error(w, c, "NOAUTH Authentication required.");
+		return false;
+	}
 	enum acl_verdict verdict = permit_check(w, c->user, cmd, argc, w->argv, &at);
 	if (verdict != ACL_ALLOWED)
 		say_no(w, c, cmd, verdict);
