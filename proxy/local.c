@@ -100,7 +100,7 @@ static void set_text(sds *place, struct slice text)
 /* --- HELLO, AUTH --- */
 
 static const char bad_name[] = "ERR Client names cannot contain spaces, newlines or special characters.";
-static const char no_auth[] = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+static const char no_auth[] = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO %sAUTH <user> <pass> "
 			      "option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 static void auth(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
@@ -153,7 +153,7 @@ static bool parse_hello(struct worker *w, struct client *c, uint32_t argc, struc
 	if (h->logs_in)
 		return client_log_in(w, c, h->user, h->password);
 	if (!c->user)
-		client_error(w, c, "%s", no_auth);
+		client_error(w, c, no_auth, local_identity(w).number < 0x070200 ? "" : "<proto> ");
 	return c->user != NULL;
 }
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SEEDS_MAX 600
+#define SEEDS_MAX 1500
 
 static const struct mutant {
 	const char *name;
