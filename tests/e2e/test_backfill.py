@@ -380,7 +380,7 @@ def test_quick_backfill(standalone, crossfade):
     source, target = standalone("redis-7.0"), standalone("valkey-9.1")
     fill(source, 2000)
     fill_types(source, many=1)
-    proxy = crossfade(source, target)
+    proxy = crossfade(source, target, config={"backfill-keys-per-s": 500})  # not done before the pause comes
     with Load(proxy, clients=2) as load:
         proxy.ctl("start")
         proxy.ctl("pause")

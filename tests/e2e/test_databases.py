@@ -85,7 +85,8 @@ def test_no_more_databases_than_both_have(servers, crossfade, sides):
     source = sides[0]
     few = servers.standalone("valkey-9.1", conf={"databases": 4})
     proxy = crossfade(source, few)
-    wait_until("the target's databases are known", lambda: isinstance(proxy.client.try_call("SELECT", 4), RespError))
+    wait_until("the target's databases are known", lambda: isinstance(proxy.client.try_call("SELECT", 4), RespError) and proxy.client.try_call("SELECT", 3) == b"OK")
+    proxy.call("SELECT", 0)
     assert proxy.call("SELECT", 3) == b"OK"
     assert str(proxy.client.try_call("SELECT", 15)) == "ERR DB index is out of range"
 
