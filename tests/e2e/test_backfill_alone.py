@@ -219,7 +219,7 @@ def test_standalone_sides(servers, clusters, tmp_path):
     copy, verify = run(source, target, "copy", "verify", options=state)
     assert copy["applied"] < source.dbsize() - 3000, "it began again"
     assert differences(verify) == {}
-    assert not diff(source.digest(), target.digest())
+    assert not diff(source.digest(), target.digest(), ignore=lambda k: k.startswith(b"crossfade:tmp:"))  # of the run that died: they end by themselves
     tamper(target)
     rescan, verify = run(source, target, "rescan", "verify")
     assert rescan["cleans"] == 16384 and differences(verify) == {}
