@@ -14,13 +14,22 @@ static void patterns_clear(struct acl_patterns *p)
 	*p = (struct acl_patterns){ NULL, 0 };
 }
 
-static void patterns_add(struct acl_patterns *p, struct slice text, unsigned rights)
+static struct acl_pattern *patterns_find(const struct acl_patterns *p, struct slice text)
 {
 	for (unsigned i = 0; i < p->n; i++)
-		if (slice_eq(text, slice(p->list[i].text, sdslen(p->list[i].text)))) {
-			p->list[i].rights |= rights;
-			return;
-		}
+		if (slice_eq(text, slice(p->list[i].text, sdslen(p->list[i].text))))
+			return &p->list[i];
+	return NULL;
+}
+
+static void patterns_add(struct acl_patterns *p, struct slice text, unsigned rights)
+{
+	struct acl_pattern *there = patterns_find(p, text);
+
+	if (there) {
+		there->rights |= rights;
+		return;
+	}
 	p->list = realloc(p->list, (p->n + 1) * sizeof *p->list);
 	if (!p->list)
 		abort();
@@ -217,7 +226,8 @@ static const char *key_rule(struct acl_selector *sel, struct slice word)
 		return "a pattern without blanks";
 	if (sel->all_keys && !(slice_is(pattern, "*") && rights == (ACL_READ | ACL_WRITE)))
 		return "no pattern behind ~*, which holds all keys: write resetkeys before it";
-	if (slice_is(pattern, "*") && rights == (ACL_READ | ACL_WRITE)) {
+	const struct acl_pattern *there = patterns_find(&sel->keys, pattern);
+	if (slice_is(pattern, "*") && (rights | (there ? there->rights : 0)) == (ACL_READ | ACL_WRITE)) { /* %R~* and %W~* are ~*, too */
 		patterns_clear(&sel->keys);
 		sel->all_keys = true;
 		return NULL;
