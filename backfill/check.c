@@ -71,12 +71,19 @@ bool check_dropped(const struct check *c)
 	return c->leg->dead;
 }
 
-static void check_rest(struct check *c)
+void check_stand(struct check *c)
 {
 	assert(c->awaited == 0);
-	if (c->running)
-		c->t->inflight--;
+	if (!c->running)
+		return;
+	assert(c->t->inflight > 0);
+	c->t->inflight--;
 	c->running = false;
+}
+
+static void check_rest(struct check *c)
+{
+	check_stand(c);
 	if (c->held) {
 		c->held = false;
 		tour_hold_done(c->t);
@@ -171,8 +178,7 @@ static void check_delay(struct check *c, unsigned n)
 /* Writes stay held back meanwhile: what is queued or dirty arrives. */
 static void check_pause(struct check *c)
 {
-	c->t->inflight--;
-	c->running = false;
+	check_stand(c);
 	c->stage = CHECK_SIZE;
 	c->due = bf_now(c->t->b) + PAUSE_HELD_S;
 	checks_push(&c->t->delayed, c);

@@ -513,9 +513,7 @@ static void big_next(struct bigcheck *g)
 void bigcheck_push(struct bigcheck *g, struct check *c)
 {
 	/* It waits in a line of its own and is no longer in the way of small ones. */
-	if (c->running)
-		g->t->inflight--;
-	c->running = false;
+	check_stand(c);
 	checks_push(&g->waiting, c);
 	big_next(g);
 }

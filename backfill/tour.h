@@ -124,6 +124,7 @@ struct check *checks_pop(struct checks *q);
 /* check.c */
 void check_new(struct leg *l, uint16_t db, uint16_t slot, struct slice key, bool only_extra);
 void check_start(struct check *c);
+void check_stand(struct check *c); /* it takes no place among those under way, whether it did or not */
 void check_feed_marks(struct tour *t);
 void check_decide(struct check *c, enum difference d);  /* of a finished comparison */
 void check_again(struct check *c, bool failed);          /* not conclusive; failed: could not be read */
