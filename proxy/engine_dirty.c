@@ -482,7 +482,7 @@ static void on_copy_reply(void *arg, const struct reply *r)
 		mark_key(e, c->db, key, h, c->slot, w->why);
 	else if (!k && w->slot_marks == e->slots[c->slot].marks)
 		key_is_whole(e, h, c->slot);
-	if (k)
+	if (w->applies && k)
 		dirty_applied(e, k, !w->failed);
 	copy_end(e, c, w->failed ? COPY_ERROR : COPY_APPLIED, w->why);
 	cw_free(w);
@@ -501,6 +501,7 @@ static void apply(struct engine *e, struct cwrite *w)
 	w->slot_marks = e->slots[c->slot].marks;
 	if (deletes(c)) /* it expired or was deleted: whoever makes it anew may be a client of ours */
 		known_remove(&e->foreign, h);
+	w->applies = k != NULL;
 	if (k)
 		dirty_applying(e, k);
 	if (k && c->kind == COPY_INBAND && !fault("race-4-inband"))

@@ -123,6 +123,7 @@ struct cwrite {
 	int64_t sent_us;
 	enum side follower;
 	bool failed, too_big;
+	bool applies;            /* the key was dirty when it was queued; a mark that came later waits for a copy of its own */
 	char *why;
 	unsigned nreads, reads;  /* in-band: replies expected, received */
 	uint64_t marks;          /* in-band: of the dirty key at the first reply; later ones may be newer than the value */

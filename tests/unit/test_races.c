@@ -449,6 +449,27 @@ static void test_copy_older_than_a_doubt(void **state)
 	assert_int_equal(w->repairs, 1);
 }
 
+/* Race 4: the answer of a scan's copy that was on its way before the mark is not the answer of the repair behind it; the mark stays, and its journal entry. */
+static void test_answer_of_an_older_copy(void **state)
+{
+	struct world *w = *state;
+	struct copy *repair;
+
+	engine_copy(w->engine, copy_of_k(w, COPY_APPLY, DELETE_K));
+	engine_mark(w->engine, 0, SLICE_LIT("k"), slot_k());
+	repair = copy_of_k(w, COPY_APPLY, DELETE_K);
+	repair->repair = true;
+	engine_turn(w->engine);
+	engine_copy(w->engine, repair);
+	assert_int_equal(w->n, 2);
+	answer(w, ":0\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->stats.dirty_keys, 1);
+	answer(w, ":0\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->stats.dirty_keys, 0);
+}
+
 /* Race 7: while the authority's connection is lost nothing is read for the follower, and what was read is refused. */
 static void test_authority_is_down(void **state)
 {
@@ -515,6 +536,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_slot_done_behind_an_abort, begin, end),
 		cmocka_unit_test_setup_teardown(test_unproven_behind_its_set, begin, end),
 		cmocka_unit_test_setup_teardown(test_copy_older_than_a_doubt, begin, end),
+		cmocka_unit_test_setup_teardown(test_answer_of_an_older_copy, begin, end),
 		cmocka_unit_test_setup_teardown(test_authority_is_down, begin, end),
 		cmocka_unit_test_setup_teardown(test_follower_redirects, begin, end),
 		cmocka_unit_test_setup_teardown(test_hold_while_it_is_read, begin, end),
