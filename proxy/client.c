@@ -19,6 +19,7 @@
 #define READ_ROOM_MIN 4096 /* a read is given at least this much */
 #define ACCEPTS_PER_TURN 64
 #define HANDSHAKE_LIMIT_S 5.0 /* who has not shown by then that it speaks TLS is closed */
+#define BELIEVED_MAX (1024 * 1024) /* bytes that a request may announce and be given room for at once */
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
@@ -338,6 +339,7 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 			return true;
 		}
 		const char *at = b->data + *off;
+		p->limits = c->user ? &resp_default_limits : &resp_stranger_limits;
 		enum resp_status s = resp_request_parse(p, at, b->used - *off);
 		if (s == RESP_MORE)
 			return true;
@@ -354,10 +356,18 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 	return !c->closing;
 }
 
+/* Beyond a size room grows with what has come: otherwise a few bytes that announce much take the memory of all. */
+static size_t room_for(size_t need, size_t have)
+{
+	size_t limit = 4 * have > BELIEVED_MAX ? 4 * have : BELIEVED_MAX;
+
+	return need < limit ? need : limit;
+}
+
 /* An incomplete request moves into a block of the client's own, with room for what it is known to need. */
 static void keep_rest(struct client *c, const char *p, size_t n, size_t need)
 {
-	size_t cap = need > 2 * n ? need : 2 * n;
+	size_t room = room_for(need, n), cap = room > 2 * n ? room : 2 * n;
 	struct block *b = block_new(cap < BLOCK_SIZE ? BLOCK_SIZE : cap);
 
 	memcpy(b->data, p, n);
@@ -373,8 +383,11 @@ static void keep_rest(struct client *c, const char *p, size_t n, size_t need)
 static void make_room(struct client *c)
 {
 	struct block *b = c->in;
-	size_t left = b->used - c->in_off, want = c->parser->need > left + READ_ROOM_MIN ? c->parser->need : left + READ_ROOM_MIN;
+	size_t left = b->used - c->in_off, room = room_for(c->parser->need, left);
+	size_t want = room > left + READ_ROOM_MIN ? room : left + READ_ROOM_MIN;
 
+	if (c->parser->need > BELIEVED_MAX && b->cap - b->used >= READ_ROOM_MIN)
+		return;
 	if (b->cap - c->in_off >= want && b->cap > b->used)
 		return;
 	if (b->cap >= want && block_is_sole(b)) {

@@ -7,6 +7,7 @@
 #include "proxy/blocking.h"
 #include "proxy/client.h"
 #include "proxy/local.h"
+#include "proxy/log.h"
 #include "proxy/usage.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -83,11 +84,27 @@ static void wrong_arity(struct worker *w, struct client *c, const struct command
 	sdsfree(text);
 }
 
+/* As the servers do: a browser that was sent here by somebody else's page must not get to its request's body. */
+static bool is_http(struct slice name)
+{
+	return slice_is(name, "post") || slice_is(name, "host:");
+}
+
+static void close_http(struct worker *w, struct client *c)
+{
+	log_limited(LOG_WARNING, "client %llu sent POST or Host: as a browser does, perhaps misled (cross protocol scripting); closed", (unsigned long long)c->id);
+	client_close_after_replies(w, c);
+}
+
 /* The row, or NULL after an error reply. */
 static const struct command *look_up(struct worker *w, struct client *c, uint32_t argc)
 {
 	const struct command *cmd = command_find(w->argv[0]), *sub;
 
+	if (!cmd && is_http(w->argv[0])) {
+		close_http(w, c);
+		return NULL;
+	}
 	if (!cmd) {
 		usage_unknown(w->stats->usage, w->argv[0]);
 		unknown_command(w, c, argc);

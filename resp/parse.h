@@ -24,7 +24,7 @@ struct resp_limits {
 	uint32_t max_depth;  /* nesting of a reply, at most RESP_MAX_DEPTH */
 	bool unauthenticated; /* who has yet to AUTH may send 10 words of 16 KiB, and is told so in the server's own texts */
 };
-extern const struct resp_limits resp_default_limits;
+extern const struct resp_limits resp_default_limits, resp_stranger_limits; /* the second: the same, unauthenticated */
 
 struct resp_arg {
 	uint64_t off; /* from the start of the request */

@@ -26,6 +26,13 @@ const struct resp_limits resp_default_limits = {
 	.max_inline = 64 << 10,
 	.max_depth = RESP_MAX_DEPTH,
 };
+const struct resp_limits resp_stranger_limits = {
+	.max_args = 1024 * 1024,
+	.max_bulk = 512ull << 20,
+	.max_inline = 64 << 10,
+	.max_depth = RESP_MAX_DEPTH,
+	.unauthenticated = true,
+};
 
 void resp_request_init(struct resp_request *r, const struct resp_limits *limits)
 {
