@@ -120,7 +120,7 @@ void local_client_unblock(struct worker *w, struct client *c, const struct comma
 		if (!u)
 			abort();
 		*u = (struct unblock){ .home = w, .at = w, .req = req_new(w), .id = (uint64_t)id, .how = how };
-		client_enqueue(c, u->req);
+		client_await(c, u->req);
 		unblock_at_worker(u);
 	}
 }

@@ -13,6 +13,7 @@
 
 #include "net/transport.h"
 #include "proxy/log.h"
+#include "proxy/monitor.h"
 #include "resp/convert.h"
 #include "resp/write.h"
 
@@ -93,6 +94,7 @@ static void client_new(struct worker *w, int fd, bool tls)
 	c->proto = 2;
 	client_become_default(c);
 	c->since_ms = ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+	c->seen = ev_now(w->loop);
 	c->id = atomic_fetch_add(&w->fleet->next_client_id, 1) + 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
@@ -168,6 +170,7 @@ static void client_free(struct client *c)
 	drop_input(c);
 	session_free(c);
 	pubsub_free_client(c);
+	monitor_leave(c);
 	outq_clear(&c->out);
 	sdsfree(c->name);
 	sdsfree(c->lib_name);
@@ -188,15 +191,29 @@ void client_close_after_replies(struct worker *w, struct client *c)
 
 /* --- replies --- */
 
+bool client_is_quiet(const struct client *c)
+{
+	return c->quiet == QUIET_OFF || c->quiet == QUIET_THIS;
+}
+
 void client_enqueue(struct client *c, struct req *r)
 {
 	r->client = c;
 	r->proto = c->proto;
 	r->db = c->db;
+	r->silent = client_is_quiet(c);
 	r->next = NULL;
 	*(c->tail ? &c->tail->next : &c->head) = r;
 	c->tail = r;
 	c->inflight++;
+}
+
+void client_await(struct client *c, struct req *r)
+{
+	if (c->session && c->session->exec)
+		txn_await(c, r);
+	else
+		client_enqueue(c, r);
 }
 
 void client_hold_for(struct worker *w, struct client *c, struct req *r)
@@ -225,6 +242,8 @@ static void emit(struct worker *w, struct client *c, struct req *r)
 		txn_emit(w, c, r);
 		return;
 	}
+	if (r->silent)
+		return;
 	if (r->proto == 2 && r->cmd && resp2_differs(r->cmd, slice(r->reply, r->reply_len))) { /* without cmd it is our own, and right as it is */
 		uint32_t argc = words_again(w, r->bytes, r->len);
 		sds out = resp2_convert(sdsempty(), r->cmd, argc, w->argv, slice(r->reply, r->reply_len));
@@ -255,6 +274,12 @@ void client_done(struct worker *w, struct req *r)
 {
 	struct client *c = r->client;
 
+	if (r->exec) {
+		txn_answered(w, r);
+		return;
+	}
+	if (c && r->txn && !txn_complete(w, c, r))
+		return;
 	r->done = true;
 	if (!c) {
 		req_free(w, r);
@@ -284,10 +309,11 @@ void client_done(struct worker *w, struct req *r)
 
 void client_reply(struct worker *w, struct client *c, sds reply)
 {
-	if (c->session && c->session->capture) {
-		*c->session->capture = sdscatsds(*c->session->capture, reply);
+	if (c->session && c->session->exec) {
+		txn_take_answer(c, reply);
 	} else if (!c->head) {
-		outq_add(&c->out, reply, sdslen(reply), NULL);
+		if (!client_is_quiet(c))
+			outq_add(&c->out, reply, sdslen(reply), NULL);
 		client_flush_soon(w, c);
 	} else {
 		struct req *r = req_new(w);
@@ -467,6 +493,7 @@ static void read_once(struct worker *w, struct client *c)
 		return;
 	}
 	b->used += (size_t)n;
+	c->seen = ev_now(w->loop);
 	if (own)
 		take_own(w, c);
 	else

@@ -13,6 +13,13 @@
 #define CLIENT_INFLIGHT_MAX 8192          /* requests not yet answered before its socket is not read any more */
 #define CLIENT_OUT_PAUSE (1024 * 1024)    /* bytes waiting for it to read, likewise */
 
+enum quiet { /* CLIENT REPLY */
+	QUIET_NOT,
+	QUIET_OFF,
+	QUIET_NEXT, /* SKIP: the next command's reply… */
+	QUIET_THIS, /* …which is the one at hand */
+};
+
 struct client {
 	struct client *prev, *next;
 	struct worker *worker;
@@ -38,6 +45,10 @@ struct client {
 	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
 	struct tls *tls;           /* NULL: plain */
 	struct handshake *handshake; /* of TLS, not yet over: its deadline */
+	const struct command *last; /* command; NULL: none yet */
+	ev_tstamp seen;            /* when it sent something */
+	uint8_t quiet;             /* enum quiet */
+	bool is_monitor, no_evict, no_touch;
 	struct pubsub_client *pubsub; /* pubsub.h; NULL: never subscribed */
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
@@ -48,7 +59,11 @@ static const char no_such_db[] = "ERR DB index is out of range";
 /* A reply of the proxy's own, in its place in the order. Takes the sds. */
 void client_reply(struct worker *w, struct client *c, sds reply);
 void client_error(struct worker *w, struct client *c, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void client_end_name(char *name, size_t n, const struct client *c, bool peer); /* "127.0.0.1:6379" of one end of the connection */
 void client_enqueue(struct client *c, struct req *r);
+/* An answer of the proxy's own that comes later, by client_done: in its place among the replies, or in EXEC's array. */
+void client_await(struct client *c, struct req *r);
+bool client_is_quiet(const struct client *c); /* what it is answered now it does not get: CLIENT REPLY */
 /* Sends it when everything before it is answered, and reads on when it is answered itself. */
 void client_hold_for(struct worker *w, struct client *c, struct req *r);
 void client_close_after_replies(struct worker *w, struct client *c);

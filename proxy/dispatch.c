@@ -8,6 +8,7 @@
 #include "proxy/client.h"
 #include "proxy/local.h"
 #include "proxy/log.h"
+#include "proxy/monitor.h"
 #include "proxy/usage.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -277,13 +278,17 @@ static void note_script(struct worker *w, const struct command *cmd)
 		worker_new_script(w, body);
 }
 
-/* A RESP2 client cannot tell messages from replies. */
-static bool may_while_subscribed(struct worker *w, struct client *c, const struct command *cmd)
+/* A RESP2 client cannot tell messages from replies; a monitor counts as a replica. True: refused. */
+static bool is_barred(struct worker *w, struct client *c, const struct command *cmd)
 {
-	if (c->proto != 2 || cmd->flags & CMD_WHILE_SUBSCRIBED || !pubsub_is_subscribed(c))
+	if (c->is_monitor && cmd->flags & (CMD_WRITE | CMD_READONLY | CMD_MAY_REPLICATE)) {
+		client_error(w, c, "ERR Replica can't interact with the keyspace");
 		return true;
+	}
+	if (c->proto != 2 || cmd->flags & CMD_WHILE_SUBSCRIBED || !pubsub_is_subscribed(c))
+		return false;
 	client_error(w, c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context", cmd->name);
-	return false;
+	return true;
 }
 
 void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
@@ -291,20 +296,26 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 	uint32_t argc = words_of(w, p, bytes);
 	const struct command *cmd;
 
+	if (argc && __builtin_expect(c->quiet >= QUIET_NEXT, 0))
+		c->quiet = c->quiet == QUIET_NEXT ? QUIET_THIS : QUIET_NOT;
 	if (!argc || (__builtin_expect(!c->unrestricted, 0) && !admit(w, c)))
 		return;
 	if (!(cmd = look_up(w, c, argc)) || (__builtin_expect(!c->unrestricted, 0) && !permit(w, c, cmd, argc))) {
 		txn_failed(c);
 		return;
 	}
+	c->last = cmd;
 	stat_bump(&w->stats->commands);
 	usage_seen(w->stats->usage, cmd);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
-	if (c->pubsub && !may_while_subscribed(w, c, cmd))
+	if ((c->pubsub || c->is_monitor) && is_barred(w, c, cmd))
 		return;
 	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
 		note_script(w, cmd);
-	if (c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE)) {
+	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
+	if (__builtin_expect(w->monitored, 0) && !queued && cmd->shape != SHAPE_EXEC) /* that shows what it executes, and itself (txn.c) */
+		monitor_feed(w, c, cmd, argc);
+	if (queued) {
 		if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
 			txn_queue(w, c, cmd, argc, p, bytes);
 		else

@@ -8,8 +8,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "proxy/address.h"
 #include "proxy/client.h"
+#include "proxy/monitor.h"
 #include "resp/digits.h"
 #include "resp/write.h"
 
@@ -238,6 +238,9 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 	(void)argc;
 	txn_drop(w, c);
 	pubsub_drop(c);
+	monitor_leave(c);
+	c->quiet = QUIET_NOT;
+	c->no_evict = c->no_touch = false;
 	c->proto = 2;
 	c->db = 0;
 	client_become_default(c);
@@ -360,44 +363,86 @@ bool local_end(int fd, bool peer, char *host, int *port)
 	return inet_ntop(AF_INET6, &v6->sin6_addr, host, INET6_ADDRSTRLEN) != NULL;
 }
 
-/* "127.0.0.1:6379" of one end of the connection. */
-static void end_name(char *name, size_t n, int fd, bool peer)
+static bool parse_on_off(struct slice word, bool *on)
 {
-	char host[INET6_ADDRSTRLEN];
-	int port;
-
-	if (local_end(fd, peer, host, &port))
-		address_name(name, n, host, (uint16_t)port);
-	else
-		snprintf(name, n, "?:0");
+	*on = slice_is(word, "on");
+	return *on || slice_is(word, "off");
 }
 
-/* Sizes that mean nothing here are 0: an idle client holds no buffer. */
-static void client_info(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+/* Nobody's client is evicted here. */
+static void client_no_evict(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct identity id = local_identity(w);
-	bool is_7_2 = id.number >= 0x070200;
-	char addr[ADDRESS_NAME_MAX], laddr[ADDRESS_NAME_MAX];
-	struct timespec ts;
-
+	(void)cmd;
 	(void)argc;
-	clock_gettime(CLOCK_REALTIME, &ts);
-	end_name(addr, sizeof addr, c->reader.fd, true);
-	end_name(laddr, sizeof laddr, c->reader.fd, false);
-	sds s = sdscatprintf(sdsempty(), "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=0 flags=%s db=%u sub=%u psub=%u ssub=%u multi=-1",
-			     (unsigned long long)c->id, addr, laddr, c->reader.fd, c->name ? c->name : "",
-			     (long long)((ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - c->since_ms) / 1000),
-			     pubsub_is_subscribed(c) ? "P" : "N", c->db, pubsub_count(c, TOPIC_CHANNEL), pubsub_count(c, TOPIC_PATTERN),
-			     pubsub_count(c, TOPIC_SHARD));
-	if (is_7_2)
-		s = sdscat(s, " watch=0");
-	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=%s "
-			 "redir=-1 resp=%d", c->out.bytes, c->out.bytes, cmd->name, c->user->name, c->proto);
-	if (is_7_2)
-		s = sdscatprintf(s, " lib-name=%s lib-ver=%s", c->lib_name ? c->lib_name : "", c->lib_ver ? c->lib_ver : "");
-	s = sdscat(s, "\n");
-	client_reply(w, c, local_cat_verbatim(sdsempty(), c->proto, slice(s, sdslen(s))));
-	sdsfree(s);
+	if (!parse_on_off(w->argv[2], &c->no_evict))
+		client_error(w, c, "ERR syntax error");
+	else
+		reply_status(w, c, "OK");
+}
+
+/* Remembered and shown; on the servers the reads count as touches all the same, since many clients share a connection. */
+static void client_no_touch(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	if (!parse_on_off(w->argv[2], &c->no_touch))
+		client_error(w, c, "ERR syntax error");
+	else
+		reply_status(w, c, "OK");
+}
+
+static void client_reply_mode(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	if (slice_is(w->argv[2], "on")) {
+		c->quiet = QUIET_NOT;
+		reply_status(w, c, "OK");
+	} else if (slice_is(w->argv[2], "off")) {
+		c->quiet = QUIET_OFF;
+	} else if (slice_is(w->argv[2], "skip")) {
+		if (c->quiet != QUIET_OFF)
+			c->quiet = QUIET_NEXT;
+	} else {
+		client_error(w, c, "ERR syntax error");
+	}
+}
+
+/* Nobody tracks: CLIENT TRACKING is not there yet. */
+static void client_getredir(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	client_reply(w, c, resp_cat_len(sdsempty(), ':', -1));
+}
+
+static void client_trackinginfo(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	sds s = local_cat_aggregate(sdsempty(), c->proto, '%', 3);
+
+	(void)cmd;
+	(void)argc;
+	s = local_cat_text(local_cat_aggregate(local_cat_text(s, "flags"), c->proto, '~', 1), "off");
+	s = resp_cat_len(local_cat_text(s, "redirect"), ':', -1);
+	s = resp_cat_len(local_cat_text(s, "prefixes"), '*', 0);
+	client_reply(w, c, s);
+}
+
+/* --- MONITOR --- */
+
+/* Who monitors already is not answered at all, as on the servers. */
+static void monitor(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	(void)argc;
+	if (c->session && c->session->exec) {
+		client_error(w, c, "ERR MONITOR isn't allowed for DENY BLOCKING client");
+		return;
+	}
+	if (c->is_monitor)
+		return;
+	reply_status(w, c, "OK");
+	monitor_join(w, c);
 }
 
 /* --- the table --- */
@@ -414,8 +459,16 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_GETNAME] = client_getname,
 	[LOCAL_CLIENT_SETNAME] = client_setname,
 	[LOCAL_CLIENT_SETINFO] = client_setinfo,
-	[LOCAL_CLIENT_INFO] = client_info,
 	[LOCAL_CLIENT_UNBLOCK] = local_client_unblock,
+	[LOCAL_CLIENT_INFO] = local_client_info,
+	[LOCAL_CLIENT_LIST] = local_client_list,
+	[LOCAL_CLIENT_KILL] = local_client_kill,
+	[LOCAL_CLIENT_REPLY] = client_reply_mode,
+	[LOCAL_CLIENT_NO_EVICT] = client_no_evict,
+	[LOCAL_CLIENT_NO_TOUCH] = client_no_touch,
+	[LOCAL_CLIENT_GETREDIR] = client_getredir,
+	[LOCAL_CLIENT_TRACKINGINFO] = client_trackinginfo,
+	[LOCAL_MONITOR] = monitor,
 	[LOCAL_COMMAND] = local_command,
 	[LOCAL_COMMAND_COUNT] = local_command_count,
 	[LOCAL_COMMAND_INFO] = local_command_info,

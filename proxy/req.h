@@ -25,6 +25,7 @@ struct req {
 	struct req *made_next;      /* all that home has made: what is still under way at the end is given back, too */
 	struct client *client;      /* NULL: the client has gone, the reply is dropped */
 	struct txn *txn;            /* EXEC: what its commands are; freed with the request */
+	struct req *exec;           /* home's: the answer is an element, by `part`, of this EXEC's array; it has no client of its own */
 	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
 	struct split *split;        /* part of a split command, or NULL */
 	struct block *block;
@@ -40,7 +41,7 @@ struct req {
 	const char *reply;
 	size_t reply_len;
 	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
-	uint32_t part;              /* index in the split */
+	uint32_t part;              /* index in the split, or in the transaction */
 	uint16_t slot;
 	uint16_t db;                /* the client's when it sent this */
 	uint16_t home;
@@ -55,9 +56,15 @@ struct req {
 	bool waits;                 /* a blocking command: parked at the owner until it has something */
 	bool leaves;                /* home has asked the owner to end its waiting */
 	bool once;                  /* changes no data, but must not be done twice: PUBLISH */
+	bool silent;                /* CLIENT REPLY: the client does not get the answer */
 	bool subscribes;            /* the confirmation of a SUBSCRIBE: from when it is given on, messages are */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };
+
+static inline struct client *req_client(const struct req *r)
+{
+	return r->exec ? r->exec->client : r->client;
+}
 
 /* A complete reply, valid during the call; who keeps it takes a reference of `block`. p NULL: the connection was lost. */
 struct reply {

@@ -42,6 +42,7 @@ static struct req *confirmation_req(struct worker *w, struct client *c, sds text
 	r->reply_len = sdslen(text);
 	r->subscribes = true;
 	client_enqueue(c, r);
+	r->silent = false; /* a message, not a reply */
 	return r;
 }
 

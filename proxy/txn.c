@@ -6,6 +6,7 @@
 
 #include "proxy/client.h"
 #include "proxy/local.h"
+#include "proxy/monitor.h"
 #include "proxy/watch.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -53,6 +54,8 @@ void txn_free(struct txn *t)
 	sdsfree(t->bytes);
 	sdsfree(t->own);
 	sdsfree(t->refused);
+	for (uint32_t i = 0; i < t->n; i++)
+		sdsfree(t->commands[i].answer);
 	free(t->commands);
 	free(t);
 }
@@ -248,25 +251,18 @@ void local_discard(struct worker *w, struct client *c, const struct command *cmd
 	client_reply(w, c, resp_cat_simple(sdsempty(), "OK"));
 }
 
-/* The element of a command that the proxy answers. */
-static sds cat_own(struct worker *w, struct client *c, const struct txn *t, const struct txn_command *q, sds out)
-{
-	uint32_t argc = words_again(w, t->own + q->at, q->len);
-
-	c->session->capture = &out;
-	local_request(w, c, q->cmd, argc);
-	c->session->capture = NULL;
-	return out;
-}
-
+/* Nothing of it is for a server. */
 static void answer_own(struct worker *w, struct client *c, struct txn *t)
 {
-	sds out = resp_cat_len(sdsempty(), '*', t->n);
+	struct req *r = req_new(w);
 
-	for (uint32_t i = 0; i < t->n; i++)
-		out = cat_own(w, c, t, &t->commands[i], out);
-	client_reply(w, c, out);
-	txn_free(t);
+	r->txn = t;
+	r->reply_block = block_copy("*0\r\n", 4);
+	r->reply = r->reply_block->data;
+	r->reply_len = 4;
+	c->hold = true;
+	client_enqueue(c, r);
+	client_done(w, r);
 }
 
 static void send_block(struct worker *w, struct client *c, const struct command *cmd, struct txn *t)
@@ -303,7 +299,8 @@ void local_exec(struct worker *w, struct client *c, const struct command *cmd, u
 {
 	struct txn *t = open_txn(c);
 
-	(void)argc;
+	if (w->monitored && (!t || t->failed))
+		monitor_feed(w, c, cmd, argc);
 	if (!t) {
 		client_error(w, c, "ERR EXEC without MULTI");
 		return;
@@ -315,6 +312,7 @@ void local_exec(struct worker *w, struct client *c, const struct command *cmd, u
 		return;
 	}
 	c->session->txn = NULL;
+	memcpy(t->exec, w->argv[0].p, sizeof t->exec);
 	if (t->sent || watching)
 		send_block(w, c, cmd, t);
 	else
@@ -334,20 +332,22 @@ void txn_crosses(struct req *r)
 	sdsfree(text);
 }
 
-static sds cat_reply(struct worker *w, const struct client *c, const struct command *cmd, struct slice request, struct slice reply, sds out)
+static sds cat_reply(struct worker *w, const struct txn_command *q, struct slice request, struct slice reply, sds out)
 {
-	if (cmd->shape == SHAPE_NULL_ARRAY_TIMEOUT)
-		cmd = NULL; /* nothing waits here */
-	if (c->proto == 2 && resp2_differs(cmd, reply)) {
+	const struct command *cmd = q->cmd->shape == SHAPE_NULL_ARRAY_TIMEOUT ? NULL : q->cmd; /* nothing waits here */
+
+	if (q->proto == 2 && resp2_differs(cmd, reply)) {
 		uint32_t argc = words_again(w, request.p, request.n);
 		return resp2_convert(out, cmd, argc, w->argv, reply);
 	}
 	return sdscatlen(out, reply.p, reply.n);
 }
 
-static bool needs_merging(const struct client *c, const struct txn *t)
+static bool needs_merging(const struct req *r)
 {
-	if (c->proto == 2 || t->sent < t->n)
+	const struct txn *t = r->txn;
+
+	if (r->proto == 2 || t->own_done)
 		return true;
 	for (uint32_t i = 0; i < t->n; i++)
 		if (t->commands[i].hidden)
@@ -355,23 +355,28 @@ static bool needs_merging(const struct client *c, const struct txn *t)
 	return false;
 }
 
-/* Each element as a reply to its own command; what the proxy answers itself is done now, in its place. */
-static sds merge(struct worker *w, struct client *c, struct req *r)
+/* Each element as a reply to its own command, those of the proxy in their places. Without the latter nothing changes in between how the client is answered. */
+static sds merge(struct worker *w, struct req *r)
 {
 	const struct txn *t = r->txn;
 	const char *p = r->reply, *end = r->reply + r->reply_len;
-	sds out = resp_cat_len(sdsempty(), '*', t->n);
+	sds out = r->silent ? sdsempty() : resp_cat_len(sdsempty(), '*', t->n);
 	struct resp_item head;
 
 	p += resp_item(p, end, &head);
 	for (uint32_t i = 0; i < t->n; i++) {
-		const struct txn_command *q = &t->commands[i];
+		struct txn_command *q = &t->commands[i];
 		if (q->local) {
-			out = cat_own(w, c, t, q, out);
+			out = q->answer ? sdscatsds(out, q->answer) : out;
 			continue;
 		}
+		if (!t->own_done) {
+			q->proto = r->proto;
+			q->quiet = r->silent;
+		}
 		size_t n = resp_value_len(p, end);
-		out = cat_reply(w, c, q->cmd, slice(r->bytes + q->at, q->len), slice(p, n), out);
+		if (!q->quiet)
+			out = cat_reply(w, q, slice(r->bytes + q->at, q->len), slice(p, n), out);
 		p += n;
 		for (uint32_t skip = q->hidden; skip; skip--)
 			p += resp_value_len(p, end);
@@ -391,16 +396,86 @@ static bool is_whole(const struct req *r)
 	return resp_item(r->reply, r->reply + r->reply_len, &head) && head.type == '*' && (uint64_t)head.n == want;
 }
 
+/* As the servers: what was executed, and EXEC behind it. */
+static void show_monitors(struct worker *w, const struct client *c, const struct req *r, bool whole)
+{
+	const struct txn *t = r->txn;
+
+	for (uint32_t i = 0; whole && i < t->n; i++) {
+		const struct txn_command *q = &t->commands[i];
+		monitor_feed(w, c, q->cmd, words_again(w, (q->local ? t->own : r->bytes) + q->at, q->len));
+	}
+	w->argv[0] = slice(t->exec, sizeof t->exec);
+	monitor_feed(w, c, command_find(w->argv[0]), 1);
+}
+
+bool txn_complete(struct worker *w, struct client *c, struct req *r)
+{
+	struct txn *t = r->txn;
+	bool whole = is_whole(r);
+
+	if (t->own_done)
+		return t->unanswered == 0;
+	if (w->monitored)
+		show_monitors(w, c, r, whole);
+	if (!whole || t->sent == t->n)
+		return true;
+	t->own_done = true;
+	t->unanswered = 1; /* this loop */
+	c->session->exec = r;
+	for (uint32_t i = 0; i < t->n; i++) {
+		struct txn_command *q = &t->commands[i];
+		q->proto = c->proto;
+		q->quiet = client_is_quiet(c);
+		c->session->element = i;
+		if (q->local)
+			local_request(w, c, q->cmd, words_again(w, t->own + q->at, q->len));
+	}
+	c->session->exec = NULL;
+	return --t->unanswered == 0;
+}
+
+static void take_answer(struct txn_command *q, struct slice reply)
+{
+	q->answer = sdscatlen(q->answer ? q->answer : sdsempty(), reply.p, reply.n);
+}
+
+void txn_take_answer(struct client *c, sds reply)
+{
+	if (!client_is_quiet(c))
+		take_answer(&c->session->exec->txn->commands[c->session->element], slice(reply, sdslen(reply)));
+}
+
+void txn_await(struct client *c, struct req *r)
+{
+	r->exec = c->session->exec;
+	r->part = c->session->element;
+	r->proto = c->proto;
+	r->silent = client_is_quiet(c);
+	r->exec->txn->unanswered++;
+}
+
+void txn_answered(struct worker *w, struct req *r)
+{
+	struct req *exec = r->exec;
+
+	if (!r->silent)
+		take_answer(&exec->txn->commands[r->part], slice(r->reply, r->reply_len));
+	req_free(w, r);
+	if (--exec->txn->unanswered == 0)
+		client_done(w, exec);
+}
+
 void txn_emit(struct worker *w, struct client *c, struct req *r)
 {
-	sds out;
+	sds out = NULL;
 
+	if (r->silent && !r->txn->own_done)
+		return;
 	if (!is_whole(r)) /* aborted, or failed */
 		out = r->proto == 2 ? resp2_convert(sdsempty(), r->cmd, 1, NULL, slice(r->reply, r->reply_len)) : NULL;
-	else if (needs_merging(c, r->txn))
-		out = merge(w, c, r);
-	else
-		out = NULL;
+	else if (needs_merging(r))
+		out = merge(w, r);
 	if (out)
 		outq_add(&c->out, out, sdslen(out), NULL);
 	else

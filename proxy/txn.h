@@ -29,6 +29,10 @@ struct txn_command {
 	size_t at, len;   /* its bytes in the request; of a local one in `own` */
 	bool local;       /* the proxy answers it when EXEC's reply is there */
 	uint32_t hidden;  /* the owner's: elements behind its own that the client does not get */
+	/* when EXEC's reply is there, for a local one may change them */
+	uint8_t proto;
+	bool quiet;       /* CLIENT REPLY: left out of the array, as the servers do */
+	sds answer;       /* a local one's */
 };
 
 struct txn {
@@ -40,6 +44,9 @@ struct txn {
 	bool spans;       /* keys of several slots, or a question to a whole server: for a standalone one only */
 	bool write;
 	bool failed;      /* a command was refused: EXEC answers EXECABORT */
+	char exec[4];     /* as the client spelt it */
+	bool own_done;    /* the local ones were asked for their answers */
+	uint32_t unanswered; /* of them: others are asked first */
 	/* the owner's */
 	uint32_t awaited; /* replies still to come */
 	sds refused;      /* the first error among the answers to queued commands */
@@ -50,7 +57,9 @@ struct session {
 	struct txn *txn;  /* in MULTI; NULL: not */
 	struct watch *watch; /* made by the first WATCH; NULL: none */
 	bool watching;    /* something is watched: EXEC goes to the watch's connection */
-	sds *capture;     /* replies of the proxy's own go here: an element of EXEC's array is being made */
+	uint32_t watched; /* …so many keys */
+	struct req *exec; /* answers of the proxy's own are an element of its array; NULL: replies */
+	uint32_t element;
 };
 
 struct session *session_of(struct client *c);
@@ -71,6 +80,11 @@ void txn_drop(struct worker *w, struct client *c);
 bool txn_is_one_server(const struct worker *w);
 /* EXEC came back unanswered: a flip to a cluster lay between, and its keys have several slots. */
 void txn_crosses(struct req *r);
+/* EXEC's reply is there: the commands that the proxy answers are done now. False: some wait for other workers; client_done comes again. */
+bool txn_complete(struct worker *w, struct client *c, struct req *r);
+void txn_take_answer(struct client *c, sds reply); /* session->exec: that element's answer, which remains the caller's */
+void txn_await(struct client *c, struct req *r);   /* …will be r's */
+void txn_answered(struct worker *w, struct req *r); /* r is done */
 /* The reply to EXEC goes into the client's output. */
 void txn_emit(struct worker *w, struct client *c, struct req *r);
 

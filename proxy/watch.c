@@ -113,6 +113,7 @@ void local_watch(struct worker *w, struct client *c, const struct command *cmd, 
 	struct watch *v = watch_for(w, s, (uint16_t)slot);
 	struct req *r = req_new(w);
 	sds bytes = resp_cat_request(sdsempty(), (int)argc, w->argv);
+	s->watched = (s->watching ? s->watched : 0) + argc - 1;
 	s->watching = true;
 	r->cmd = cmd;
 	r->block = block_copy(bytes, sdslen(bytes));

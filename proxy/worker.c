@@ -10,6 +10,7 @@
 #include "proxy/journals.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
+#include "proxy/monitor.h"
 #include "resp/parse.h"
 #include "resp/write.h"
 
@@ -635,6 +636,7 @@ void worker_release(struct worker *w)
 	known_release(&w->preloaded);
 	pubsub_free(w->pubsub);
 	acl_unref(w->acl);
+	monitor_release(w);
 	free(w->upstreams);
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		topology_unref(w->topology[s]);

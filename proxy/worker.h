@@ -78,6 +78,10 @@ struct worker {
 	struct keyspace_parts *parts; /* keyspace.c's */
 
 	struct pubsub *pubsub;
+	struct client **monitor_clients; /* monitor.h */
+	unsigned nmonitor_clients;
+	unsigned *monitors;          /* of each worker; NULL: there never was one */
+	unsigned monitored;          /* their sum: commands are told */
 
 	/* end of the turn */
 	struct upstream *flush_upstreams;

@@ -107,7 +107,7 @@ def test_what_an_older_cluster_cannot_hold(modern, cluster, crossfade):
     with modern.connect(db=3) as c:
         c.call("SET", "x", "y")
     proxy = crossfade(modern, right)
-    for command in (("MSET", "a", "1", "b", "2"), ("RENAME", "a", "zz"), ("JSON.SET", "a"), ("MONITOR",), ("HGETDEL", "h", "FIELDS", "1", "q"), (b"\x00\xff",)):
+    for command in (("MSET", "a", "1", "b", "2"), ("RENAME", "a", "zz"), ("JSON.SET", "a"), ("SYNC",), ("HGETDEL", "h", "FIELDS", "1", "q"), (b"\x00\xff",)):
         proxy.client.try_call(*command)
     lines = check(proxy, True)
     line = find(lines, "ERR", "types", "of all 4 keys of the source 1 is of type 'vectorset'.*'vector' is one")
@@ -121,7 +121,7 @@ def test_what_an_older_cluster_cannot_hold(modern, cluster, crossfade):
     line = find(lines, "ERR", "traffic", "rename was seen 1 time with keys of several slots.*CROSSSLOT")
     assert "hash tag" in line["todo"]
     find(lines, "WARN", "traffic", "mset was seen 1 time with keys of several slots")
-    find(lines, "WARN", "traffic", "monitor was seen 1 time: crossfade refuses it")
+    find(lines, "WARN", "traffic", "sync was seen 1 time: crossfade refuses it")
     find(lines, "WARN", "traffic", "json.set was seen 1 time: crossfade does not know it")
     find(lines, "WARN", "traffic", "1 request with other words")
     find(lines, "WARN", "commandstats", r"target valkey-8\.0\S* does not know: .*vadd \(1\)")
