@@ -313,7 +313,7 @@ static void large_replies(void **state)
 	(void)state;
 	size_t n = 20 << 20;
 	char *body = malloc(n);
-	options.reply_timeout_s = 30; /* of a machine that is busy otherwise */
+	options.connect_timeout_s = options.reply_timeout_s = 30; /* of a machine that is busy otherwise */
 	memset(body, 'x', n);
 	bulk = bulk_new(loop, &options);
 	bulk_command(bulk, 0, measure, NULL, "GET", "a", NULL);
