@@ -36,8 +36,13 @@ static void arrived_at_owner(void *arg)
 
 void blocked_leave(struct worker *w, struct client *c, enum unpark how)
 {
-	struct leave *l = malloc(sizeof *l);
+	struct leave *l;
 
+	if (c->parked->waiting) {
+		waiting_end(c->parked->waiting, how);
+		return;
+	}
+	l = malloc(sizeof *l);
 	if (!l)
 		abort();
 	c->parked->leaves = true;
@@ -92,11 +97,16 @@ static void unblock_at_worker(void *arg)
 	for (struct client *c = w->clients; c; c = c->next) {
 		if (c->id != u->id || !c->parked)
 			continue;
+		if (c->parked->waiting) {
+			u->found = true;
+			waiting_end(c->parked->waiting, u->how);
+			break;
+		}
 		u->ticket = c->parked->ticket;
 		pass(u, &w->fleet->workers[w->fleet->owner[c->parked->slot]], unblock_at_owner);
 		return;
 	}
-	if (u->asked < w->fleet->nworkers)
+	if (!u->found && u->asked < w->fleet->nworkers)
 		pass(u, &w->fleet->workers[(w->id + 1) % w->fleet->nworkers], unblock_at_worker);
 	else
 		pass(u, u->home, unblock_ends);

@@ -65,7 +65,7 @@ static const char *read_seconds(struct slice word, int64_t now_ms, int64_t *ms)
 	return set_timeout(v < -1e15L ? -1 : (int64_t)ceill(v), now_ms, ms);
 }
 
-static const char *read_milliseconds(struct slice word, int64_t now_ms, int64_t *ms)
+const char *blocking_timeout_ms(struct slice word, int64_t now_ms, int64_t *ms)
 {
 	int64_t v;
 
@@ -102,7 +102,7 @@ static void read_streams(struct blocking *b, uint32_t argc, const struct slice *
 		b->blocks = true;
 		wrong |= i + 1 == argc;
 		if (!wrong && !b->error)
-			b->error = read_milliseconds(argv[i + 1], now_ms, &b->timeout_ms);
+			b->error = blocking_timeout_ms(argv[i + 1], now_ms, &b->timeout_ms);
 	}
 	b->first = i + 1;
 	if (!wrong && b->first < argc && (argc - b->first) % 2 == 0)

@@ -41,6 +41,9 @@ const struct command *blocking_plain(const struct command *cmd);
  * negative. */
 struct blocking blocking_read(const struct command *cmd, uint32_t argc, const struct slice *argv, int64_t now_ms);
 
+/* A time-out in milliseconds, as BLOCK and WAIT have it: the server's error, or NULL. */
+const char *blocking_timeout_ms(struct slice word, int64_t now_ms, int64_t *ms);
+
 /* Appends the request that does not wait, for argv[at … at + n) of the keys. ids: of each of the blocking call's streams, or NULL for what stands there. */
 sds blocking_cat_try(sds s, const struct blocking *b, uint32_t argc, const struct slice *argv, uint32_t at, uint32_t n, const sds *ids);
 

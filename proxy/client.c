@@ -305,6 +305,8 @@ void client_done(struct worker *w, struct req *r)
 		req_free(w, r);
 	}
 	client_flush_soon(w, c);
+	if (c->parked && c->parked == c->head && c->parked->waiting)
+		waiting_begin(c->parked->waiting);
 }
 
 void client_reply(struct worker *w, struct client *c, sds reply)

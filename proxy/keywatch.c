@@ -72,7 +72,7 @@ static struct keywatch *keywatch_new(struct worker *w)
 
 static struct upstream *node_get(struct worker *w, const struct upstream *data)
 {
-	struct keywatch *k = w->keywatch;
+	struct keywatch *k = w->keywatch ? w->keywatch : (w->keywatch = keywatch_new(w));
 	struct upstream *u;
 
 	for (unsigned i = 0; i < k->n; i++) {
@@ -95,11 +95,16 @@ void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, 
 {
 	struct slice words[] = { SLICE_LIT("EXISTS"), key };
 
-	if (!w->keywatch)
-		w->keywatch = keywatch_new(w);
 	sds s = resp_cat_request(sdsempty(), 2, words);
 	upstream_send(node_get(w, w->upstreams[w->route[side][slot]]), db, s, sdslen(s), NULL, 1, fn, arg);
 	sdsfree(s);
+}
+
+void keywatch_info(struct worker *w, uint16_t node, reply_fn *fn, void *arg)
+{
+	static const char info[] = "*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+
+	upstream_send(node_get(w, w->upstreams[node]), UPSTREAM_ANY_DB, info, sizeof info - 1, NULL, 1, fn, arg);
 }
 
 void keywatch_free(struct worker *w)

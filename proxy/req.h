@@ -19,6 +19,7 @@ struct mwrite;
 struct engine;
 struct worker;
 struct waiter;
+struct waiting;
 
 struct req {
 	struct req *next, *link;
@@ -36,6 +37,7 @@ struct req {
 	struct engine *engine;      /* the owner's, while it has the request */
 	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
 	struct waiter *waiter;      /* the owner's own: a try of the engine for a client that waits (park.h) */
+	struct waiting *waiting;    /* home's own: a WAIT that is not answered yet (waiting.c) */
 	uint64_t ticket;            /* waits: by which home speaks of it, for its answer may be on the way */
 	struct block *reply_block;  /* the answer, once done */
 	const char *reply;

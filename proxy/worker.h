@@ -196,8 +196,13 @@ void split_free(struct split *s); /* not its parts */
 void blocked_request(struct worker *w, struct client *c, struct req *r); /* its slot is set */
 void blocked_leave(struct worker *w, struct client *c, enum unpark how); /* tells the owner */
 
+/* waiting.c */
+void waiting_begin(struct waiting *x);
+void waiting_end(struct waiting *x, enum unpark how);
+
 /* keywatch.c */
 void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
+void keywatch_info(struct worker *w, uint16_t node, reply_fn *fn, void *arg); /* INFO replication of one of w->upstreams */
 void keywatch_free(struct worker *w);
 
 /* keyspace.c */

@@ -312,3 +312,61 @@ def test_terminated_while_clients_wait(alone, crossfade):
     proxy.term()
     with pytest.raises(Disconnected):
         client.read()
+
+
+# ---- WAIT
+
+def test_wait(side):
+    """Errors and a primary without replicas: as the server; pipelined, unblocked, its client gone."""
+    calls = [("WAIT", 0, 0), ("WAIT", 1, 20), ("WAIT", -1, 0), ("WAIT", "x", 0), ("WAIT", 1, "x"), ("WAIT", 1, -1), ("WAIT", 0)]
+    seen = []
+    for _, peer in side.both():
+        with peer.connect() as client:
+            seen.append([client.raw(*call) for call in calls])
+    assert seen[0] == seen[1]
+    with side.proxy.connect() as client, side.proxy.connect() as other:
+        assert client.pipeline([("SET", "{t}k", "v"), ("WAIT", 1, 30), ("GET", "{t}k")]) == [b"OK", 0, b"v"]
+        number = client.call("CLIENT", "ID")
+        client.send("WAIT", 3, 0)
+        client.send("PING")
+        wait_until("it waits", lambda: other.call("CLIENT", "UNBLOCK", number, "ERROR") == 1, 20, 0.01)
+        assert client.read().code == "UNBLOCKED" and client.read() == b"PONG"
+        client.send("WAIT", 3, 0)
+        client.send("SET", "{t}k", "never")
+    assert side.proxy.call("GET", "{t}k") == b"v"
+
+
+def test_wait_inside_multi(side):
+    """Nothing waits there: it tells what there is."""
+    seen = []
+    for _, peer in side.both():
+        with peer.connect() as client:
+            for call in (("MULTI",), ("SET", "{t}k", "v"), ("WAIT", 1, 0), ("WAIT", 0, 0), ("WAIT", "x", 0), ("GET", "{t}k"), ("WAIT", 1, -1)):
+                client.call(*call)
+            seen.append(client.raw("EXEC"))
+            client.call("MULTI")
+            client.call("WAIT", 1, 0)
+            seen[-1] += client.raw("EXEC") + client.raw("PING")
+    assert seen[0] == seen[1]
+
+
+def test_wait_for_replicas(servers):
+    """A source without any, a cluster with one: who waits over the flip gets it there."""
+    source, target = servers.standalone("redis-7.0"), servers.cluster("valkey-9.1", shards=1, replicas=1)
+    proxy = servers.crossfade(source, target)
+    replica = target.replicas_of(target.node_for("k"))[0]
+    with proxy.connect() as client, proxy.connect() as waiting, replica.connect() as direct:
+        direct.call("READONLY")
+        assert client.pipeline([("SET", "k", "v"), ("WAIT", 1, 30)]) == [b"OK", 0]
+        proxy.ctl("start")
+        proxy.wait("synced")
+        proxy.ctl("verify")
+        waiting.send("WAIT", 1, 0)
+        wait_until("it waits", lambda: b" flags=b " in client.call("CLIENT", "LIST"))
+        proxy.ctl("cutover", "--yes", "--wait", 30)
+        assert waiting.read(20) == 1
+        assert client.pipeline([("SET", "k", "w"), ("WAIT", 1, 20000)]) == [b"OK", 1]
+        assert direct.call("GET", "k") == b"w"
+        proxy.ctl("verify")
+        proxy.ctl("rollback", "--yes", "--wait", 30)
+        assert client.call("WAIT", 1, 30) == 0

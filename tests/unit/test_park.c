@@ -112,6 +112,10 @@ static void test_timeouts(void **state)
 	check_timeout("XREAD BLOCK 20 STREAMS a $", 1, NULL, 20);
 	check_timeout("XREAD BLOCK 1.5 STREAMS a $", 1, "ERR timeout is not an integer or out of range", 0);
 	check_timeout("XREAD COUNT x BLOCK 1.5 STREAMS a $", 1, NULL, 0);
+	int64_t ms = 0;
+	assert_string_equal(blocking_timeout_ms(SLICE_LIT("-1"), 1, &ms), "ERR timeout is negative");
+	assert_null(blocking_timeout_ms(SLICE_LIT("5"), 1, &ms));
+	assert_int_equal(ms, 5);
 	struct words w = split("XREAD COUNT 1 STREAMS BLOCK 0");
 	assert_false(read_line(&w, 1).blocks);
 	sdsfreesplitres(w.text, w.argc);

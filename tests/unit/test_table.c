@@ -268,7 +268,7 @@ static void check_flags(const struct command *c)
 		assert_true(c->flags & CMD_UNPROVEN);
 	/* Whatever may block a connection must not be sent on one that others share. */
 	if (c->flags & CMD_BLOCKING)
-		assert_true(c->policy == POLICY_BLOCK || c->policy == POLICY_LATER);
+		assert_true(c->policy == POLICY_BLOCK || c->policy == POLICY_LOCAL || c->policy == POLICY_REFUSE);
 }
 
 static void check_row(const struct command *c)

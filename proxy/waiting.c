@@ -1,0 +1,242 @@
+/* WAIT: how many replicas have what the client wrote. The command itself would stop everybody on a data connection, and elsewhere it knows nothing of our
+ * writes; so the primaries are asked for their offsets (INFO replication, on the side connections of keywatch.c) until enough replicas are as far as the
+ * primary was at the first answer, or the time is over. Of several primaries the one with the fewest counts: to which of them the client wrote is not kept. */
+#include <assert.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "proxy/blocking.h"
+#include "proxy/client.h"
+#include "proxy/local.h"
+#include "resp/digits.h"
+#include "resp/write.h"
+
+#define PAUSE_FIRST_S 0.005 /* between two rounds, doubled up to the last */
+#define PAUSE_LAST_S 0.1
+
+struct primary {
+	struct waiting *waiting;
+	uint16_t node;     /* in worker->upstreams */
+	bool known;        /* the target */
+	int64_t target;    /* its offset at the first answer */
+	int64_t replicas;  /* as far as that */
+};
+
+struct waiting { /* lives until its request is answered and no answer is on the way */
+	struct worker *worker;
+	struct req *req;   /* NULL: answered, or the client is gone */
+	int64_t wanted, timeout_ms;
+	ev_timer round, limit;
+	double pause_s;
+	bool begun;
+	bool once;         /* inside a transaction nothing waits: the first round's answer */
+	uint32_t epoch;    /* of the fleet, when the primaries were looked up */
+	unsigned asked;    /* answers to come */
+	unsigned n;
+	struct primary *primaries;
+};
+
+static void stop(struct waiting *x)
+{
+	ev_timer_stop(x->worker->loop, &x->round);
+	ev_timer_stop(x->worker->loop, &x->limit);
+}
+
+static void free_at_rest(struct waiting *x)
+{
+	if (x->req || x->asked)
+		return;
+	free(x->primaries);
+	free(x);
+}
+
+static int64_t fewest(const struct waiting *x)
+{
+	int64_t min = x->n ? x->primaries[0].replicas : 0;
+
+	for (unsigned i = 1; i < x->n; i++)
+		if (x->primaries[i].replicas < min)
+			min = x->primaries[i].replicas;
+	return min;
+}
+
+void waiting_end(struct waiting *x, enum unpark how)
+{
+	struct worker *w = x->worker;
+	struct req *r = x->req;
+	sds s = how == UNPARK_ERROR ? sdsnew("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n") : resp_cat_len(sdsempty(), ':', fewest(x));
+
+	assert(r);
+	stop(x);
+	x->req = NULL;
+	r->waiting = NULL;
+	if (how == UNPARK_GONE) {
+		r->done = true; /* whoever drops the client frees it */
+	} else {
+		if (how != UNPARK_END) {
+			r->reply_block = block_copy(s, sdslen(s));
+			r->reply = r->reply_block->data;
+			r->reply_len = sdslen(s);
+		}
+		client_done(w, r);
+	}
+	sdsfree(s);
+	free_at_rest(x);
+}
+
+/* "slave0:ip=…,port=…,state=online,offset=123,lag=0" */
+static int64_t replicas_at(struct slice info, int64_t target)
+{
+	const char *p = info.p, *end = info.p + info.n, *offset;
+	int64_t n = 0;
+
+	while ((p = memmem(p, (size_t)(end - p), "\nslave", 6))) {
+		p += 6;
+		const char *line_end = memchr(p, '\n', (size_t)(end - p));
+		size_t len = (size_t)((line_end ? line_end : end) - p);
+		offset = memmem(p, len, ",offset=", 8);
+		if (offset && memmem(p, len, "state=online", 12) && strtoll(offset + 8, NULL, 10) >= target)
+			n++;
+	}
+	return n;
+}
+
+static void take(struct primary *p, const struct reply *r)
+{
+	struct resp_item item = { 0 };
+	const char *offset;
+
+	if (!r->p || !resp_item(r->p, r->p + r->n, &item) || !item.text.p)
+		return;
+	offset = memmem(item.text.p, item.text.n, "\nmaster_repl_offset:", 20);
+	if (!offset)
+		return;
+	if (!p->known)
+		p->target = strtoll(offset + 20, NULL, 10);
+	p->known = true;
+	p->replicas = replicas_at(item.text, p->target);
+}
+
+static void on_info(void *arg, const struct reply *r)
+{
+	struct primary *p = arg;
+	struct waiting *x = p->waiting;
+
+	take(p, r);
+	if (--x->asked)
+		return;
+	if (!x->req) {
+		free_at_rest(x);
+	} else if (x->once || fewest(x) >= x->wanted) {
+		waiting_end(x, UNPARK_NULL);
+	} else {
+		ev_timer_set(&x->round, x->pause_s, 0.);
+		ev_timer_start(x->worker->loop, &x->round);
+		x->pause_s = x->pause_s * 2 < PAUSE_LAST_S ? x->pause_s * 2 : PAUSE_LAST_S;
+	}
+}
+
+static void ask(struct waiting *x)
+{
+	x->asked = x->n;
+	for (unsigned i = 0; i < x->n; i++)
+		keywatch_info(x->worker, x->primaries[i].node, on_info, &x->primaries[i]);
+}
+
+
+static void on_limit(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	(void)loop;
+	(void)revents;
+	waiting_end(t->data, UNPARK_NULL);
+}
+
+/* The nodes that answer clients. */
+static void find_primaries(struct waiting *x)
+{
+	struct worker *w = x->worker;
+	bool *seen = calloc(w->nupstreams, sizeof *seen);
+
+	assert(!x->asked);
+	x->epoch = atomic_load(&w->fleet->epoch);
+	free(x->primaries);
+	x->n = 0;
+	x->primaries = calloc(w->nupstreams, sizeof *x->primaries);
+	if (!seen || !x->primaries)
+		abort();
+	for (unsigned slot = 0; slot < SLOTS; slot++) {
+		enum side side = fleet_authority(w->fleet, (uint16_t)slot);
+		uint16_t node = w->route[side][slot];
+		if (node == w->nowhere[side] || seen[node])
+			continue;
+		seen[node] = true;
+		x->primaries[x->n++] = (struct primary){ .waiting = x, .node = node };
+	}
+	free(seen);
+}
+
+/* A flip or a failover lies behind: others answer now, and what was written has to be with their replicas. */
+static void on_round(struct ev_loop *loop, ev_timer *t, int revents)
+{
+	struct waiting *x = t->data;
+
+	(void)loop;
+	(void)revents;
+	if (x->epoch != atomic_load(&x->worker->fleet->epoch))
+		find_primaries(x);
+	if (x->n)
+		ask(x);
+	else
+		waiting_end(x, UNPARK_NULL);
+}
+
+/* All that the client sent before has been answered. */
+void waiting_begin(struct waiting *x)
+{
+	if (x->begun)
+		return;
+	x->begun = true;
+	find_primaries(x);
+	if (!x->n) {
+		waiting_end(x, UNPARK_NULL);
+		return;
+	}
+	if (x->timeout_ms) {
+		ev_timer_set(&x->limit, (double)x->timeout_ms / 1e3, 0.);
+		ev_timer_start(x->worker->loop, &x->limit);
+	}
+	ask(x);
+}
+
+void local_wait(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct timespec ts;
+	int64_t wanted, ms = 0;
+	const char *error = NULL;
+
+	(void)cmd;
+	(void)argc;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	if (!resp_string_to_int(w->argv[1].p, w->argv[1].n, &wanted))
+		error = "ERR value is not an integer or out of range";
+	else
+		error = blocking_timeout_ms(w->argv[2], local_identity(w).number < 0x070200 ? 0 : ts.tv_sec * INT64_C(1000), &ms);
+	if (error) {
+		client_error(w, c, "%s", error);
+		return;
+	}
+	struct waiting *x = calloc(1, sizeof *x);
+	if (!x)
+		abort();
+	*x = (struct waiting){ .worker = w, .req = req_new(w), .wanted = wanted, .timeout_ms = ms, .pause_s = PAUSE_FIRST_S };
+	ev_init(&x->round, on_round);
+	ev_init(&x->limit, on_limit);
+	x->round.data = x->limit.data = x;
+	x->req->waiting = x;
+	client_await(c, x->req);
+	x->once = x->req->exec != NULL;
+	if (!x->once)
+		c->parked = x->req;
+	if (x->once || c->head == x->req)
+		waiting_begin(x);
+}
