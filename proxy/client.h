@@ -60,6 +60,7 @@ static const char no_such_db[] = "ERR DB index is out of range";
 void client_reply(struct worker *w, struct client *c, sds reply);
 void client_error(struct worker *w, struct client *c, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void client_end_name(char *name, size_t n, const struct client *c, bool peer); /* "127.0.0.1:6379" of one end of the connection */
+sds client_cat_info(sds s, const struct worker *w, const struct client *c); /* its line in CLIENT LIST, without the end */
 void client_enqueue(struct client *c, struct req *r);
 /* An answer of the proxy's own that comes later, by client_done: in its place among the replies, or in EXEC's array. */
 void client_await(struct client *c, struct req *r);

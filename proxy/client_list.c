@@ -101,13 +101,19 @@ static sds cat_line(sds s, const struct identity *id, const struct client *c)
 		s = sdscat(s, " tot-net-in=0 tot-net-out=0 tot-cmds=0");
 	else if (id->number >= 0x080000)
 		s = sdscat(s, " io-thread=0");
-	return sdscat(s, "\n");
+	return s;
+}
+
+sds client_cat_info(sds s, const struct worker *w, const struct client *c)
+{
+	struct identity id = local_identity(w);
+
+	return cat_line(s, &id, c);
 }
 
 void local_client_info(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
-	struct identity id = local_identity(w);
-	sds s = cat_line(sdsempty(), &id, c);
+	sds s = sdscat(client_cat_info(sdsempty(), w, c), "\n");
 
 	(void)cmd;
 	(void)argc;
@@ -402,7 +408,7 @@ static void visit_one(struct visit *v, struct client *c)
 		v->lines = realloc(v->lines, (v->nlines + 1) * sizeof *v->lines);
 		if (!v->lines)
 			abort();
-		v->lines[v->nlines++] = (struct line){ c->id, cat_line(sdsempty(), &r->id, c) };
+		v->lines[v->nlines++] = (struct line){ c->id, sdscat(cat_line(sdsempty(), &r->id, c), "\n") };
 	}
 }
 

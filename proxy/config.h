@@ -64,6 +64,7 @@ struct config {
 	char *admin_socket;
 	int workers;             /* 0: one per core */
 	int maxclients;
+	int acllog_max_len;      /* entries of ACL LOG */
 	int loglevel;
 	char *logfile;           /* "": stderr */
 	bool mirror_ack_both;    /* mirror-ack source|both */

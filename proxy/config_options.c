@@ -130,6 +130,8 @@ const struct option config_options[] = {
 	  COUNT_EXPECTED ", at least 1000", "entries per worker of the table of keys mirrored whole before they were copied" },
 	{ "large-value", OPTION_SIZE, AT(large_value), "1mb", 4096, INT64_C(1) << 30, NULL, RELOAD_NO, SIZE_EXPECTED ", from 4kb to 1gb",
 	  "larger values are copied in chunks" },
+	{ "acllog-max-len", OPTION_INT, AT(acllog_max_len), "128", 0, 100000, NULL, RELOAD_YES, "a number from 0 to 100000",
+	  "entries of ACL LOG: refusals of the endpoint's users" },
 	{ "client-output-max", OPTION_SIZE, AT(client_output_max), "1gb", 1024 * 1024, INT64_C(1) << 40, NULL, RELOAD_YES,
 	  SIZE_EXPECTED ", at least 1mb", "bytes that may wait for one client that does not read, before it is cut off" },
 	{ "backfill-keys-per-s", OPTION_COUNT, AT(backfill_keys_per_s), "0", 0, INT64_C(1) << 40, NULL, RELOAD_NO, COUNT_EXPECTED,

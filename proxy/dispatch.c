@@ -123,6 +123,7 @@ static const struct command *look_up(struct worker *w, struct client *c, uint32_
 		wrong_arity(w, c, cmd);
 		return NULL;
 	}
+	c->last = cmd;
 	return cmd;
 }
 
@@ -304,7 +305,6 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		txn_failed(c);
 		return;
 	}
-	c->last = cmd;
 	stat_bump(&w->stats->commands);
 	usage_seen(w->stats->usage, cmd);
 	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);

@@ -42,6 +42,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	f->maxclients = s->config->maxclients;
 	f->scripts = scripts_new(SCRIPTS_MAX_BYTES);
 	f->receivers = receivers_new();
+	f->acl_log = acl_log_new((unsigned)s->config->acllog_max_len);
 	pthread_mutex_init(&f->nodes_lock, NULL);
 	share_slots(f, s->one_owner);
 	for (unsigned i = 0; i < f->nworkers; i++) {
@@ -69,6 +70,7 @@ void fleet_free(struct fleet *f)
 	pthread_mutex_destroy(&f->nodes_lock);
 	scripts_free(f->scripts);
 	receivers_free(f->receivers);
+	acl_log_free(f->acl_log);
 	for (unsigned i = 0; i < f->nworkers; i++)
 		usage_free(f->stats[i].usage);
 	free(f->stats);
@@ -305,6 +307,7 @@ void fleet_set_limits(struct fleet *f)
 	const struct config *c = f->config;
 
 	atomic_store(&f->maxclients, c->maxclients);
+	acl_log_limit(f->acl_log, (unsigned)c->acllog_max_len);
 	to_all(f, do_limits, &(struct order){ .queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max,
 		.request_max = (size_t)c->request_max });
 }

@@ -512,6 +512,7 @@ static local_fn *const local_functions[] = {
 	[LOCAL_ACL_GENPASS] = local_acl_genpass,
 	[LOCAL_ACL_GETUSER] = local_acl_getuser,
 	[LOCAL_ACL_LIST] = local_acl_list,
+	[LOCAL_ACL_LOG] = local_acl_log,
 	[LOCAL_ACL_USERS] = local_acl_users,
 	[LOCAL_ACL_WHOAMI] = local_acl_whoami,
 };

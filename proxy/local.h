@@ -41,7 +41,7 @@ local_fn local_cluster_links, local_cluster_of_node;
 local_fn local_info, local_client_info, local_client_list, local_client_kill;
 local_fn local_subscribe, local_psubscribe, local_ssubscribe, local_unsubscribe, local_punsubscribe, local_sunsubscribe;
 local_fn local_pubsub_channels, local_pubsub_numsub, local_pubsub_numpat, local_pubsub_shardchannels, local_pubsub_shardnumsub;
-local_fn local_acl_cat, local_acl_dryrun, local_acl_genpass, local_acl_getuser, local_acl_list, local_acl_users, local_acl_whoami;
+local_fn local_acl_cat, local_acl_dryrun, local_acl_genpass, local_acl_getuser, local_acl_list, local_acl_log, local_acl_users, local_acl_whoami;
 local_fn local_wait;           /* waiting.c */
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 

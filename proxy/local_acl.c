@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "proxy/client.h"
 #include "proxy/local.h"
@@ -224,4 +225,26 @@ void local_acl_genpass(struct worker *w, struct client *c, const struct command 
 	for (size_t i = 0; i < digits; i++)
 		text[i] = hex[i % 2 ? random[i / 2] & 15 : random[i / 2] >> 4];
 	client_reply(w, c, resp_cat_bulk(sdsempty(), slice(text, digits)));
+}
+
+void local_acl_log(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct identity id = local_identity(w);
+	struct timespec ts;
+	int64_t n = 10;
+
+	(void)cmd;
+	if (argc > 3) {
+		client_error(w, c, "ERR unknown subcommand or wrong number of arguments for '%.*s'. Try ACL HELP.", (int)(w->argv[1].n < 128 ? w->argv[1].n : 128),
+			     w->argv[1].p);
+	} else if (argc == 3 && slice_is(w->argv[2], "reset")) {
+		acl_log_reset(w->fleet->acl_log);
+		client_reply(w, c, resp_cat_simple(sdsempty(), "OK"));
+	} else if (argc == 3 && !resp_string_to_int(w->argv[2].p, w->argv[2].n, &n)) {
+		client_error(w, c, "ERR value is not an integer or out of range");
+	} else {
+		clock_gettime(CLOCK_REALTIME, &ts);
+		client_reply(w, c, acl_log_cat(w->fleet->acl_log, sdsempty(), c->proto, n < 0 ? 0 : n, id.number >= 0x070200,
+					       ts.tv_sec * INT64_C(1000) + ts.tv_nsec / 1000000));
+	}
 }

@@ -1,5 +1,6 @@
 /* A client's user at work: who it is, what it may send, what becomes of it when the users are read again. Of one who may do everything dispatch asks nothing. */
 #include <stdlib.h>
+#include <time.h>
 
 #include "proxy/client.h"
 #include "proxy/local.h"
@@ -19,6 +20,19 @@ void client_become_default(struct client *c)
 	client_become(c, acl_is_open(u) ? u : NULL);
 }
 
+/* For ACL LOG. */
+static void note_refusal(struct worker *w, struct client *c, const char *reason, struct slice object, struct slice user)
+{
+	bool multi = c->session && (c->session->txn || c->session->exec);
+	sds client = client_cat_info(sdsempty(), w, c);
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	acl_log_add(w->fleet->acl_log, &(struct acl_refusal){ .reason = reason, .context = multi ? "multi" : "toplevel", .object = object, .user = user,
+		.client = slice(client, sdslen(client)), .now_ms = ts.tv_sec * INT64_C(1000) + ts.tv_nsec / 1000000 });
+	sdsfree(client);
+}
+
 /* One message for a wrong name, a wrong password and a user that is off. */
 bool client_log_in(struct worker *w, struct client *c, struct slice name, struct slice password)
 {
@@ -29,6 +43,7 @@ bool client_log_in(struct worker *w, struct client *c, struct slice name, struct
 		return true;
 	}
 	log_limited(LOG_WARNING, "client %llu was not let in: wrong name or password, or its user is off", (unsigned long long)c->id);
+	note_refusal(w, c, "auth", w->argv[0], name);
 	client_error(w, c, "WRONGPASS invalid username-password pair or user is disabled.");
 	return false;
 }
@@ -47,12 +62,16 @@ enum acl_verdict permit_check(struct worker *w, const struct acl_user *u, const 
 }
 
 /* In the words of the source's version, without the word that was refused. */
-static void say_no(struct worker *w, struct client *c, const struct command *cmd, enum acl_verdict verdict)
+static void say_no(struct worker *w, struct client *c, const struct command *cmd, enum acl_verdict verdict, uint32_t at)
 {
 	struct identity id = local_identity(w);
 	bool is_7_0 = id.number < 0x070200;
 	const char *what = verdict == ACL_DENIED_KEY ? "key" : "channel";
 
+	if (verdict == ACL_DENIED_COMMAND)
+		note_refusal(w, c, "command", slice(cmd->name, strlen(cmd->name)), slice(c->user->name, sdslen(c->user->name)));
+	else
+		note_refusal(w, c, what, w->argv[at], slice(c->user->name, sdslen(c->user->name)));
 	if (verdict == ACL_DENIED_COMMAND && is_7_0)
 		client_error(w, c, "NOPERM this user has no permissions to run the '%s' command", cmd->name);
 	else if (verdict == ACL_DENIED_COMMAND)
@@ -89,7 +108,7 @@ bool permit(struct worker *w, struct client *c, const struct command *cmd, uint3
 	}
 	enum acl_verdict verdict = permit_check(w, c->user, cmd, argc, w->argv, &at);
 	if (verdict != ACL_ALLOWED)
-		say_no(w, c, cmd, verdict);
+		say_no(w, c, cmd, verdict, at);
 	return verdict == ACL_ALLOWED;
 }
 

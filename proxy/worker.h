@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "proxy/acl.h"
+#include "proxy/acl_log.h"
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
 #include "proxy/known.h"
@@ -114,6 +115,7 @@ struct fleet {
 	_Atomic uint64_t nclients, next_client_id;
 	struct scripts *scripts;
 	struct receivers *receivers;
+	struct acl_log *acl_log;
 	char identity[64];           /* the source's version, as clients see it */
 	_Atomic int identity_cluster;
 	_Atomic uint32_t epoch;      /* moves when keys may be found elsewhere than before: flips, routes, layouts, server processes */

@@ -107,6 +107,59 @@ def test_what_acl_says(pair):
 # ---- reload and flip
 
 
+REFUSALS = [
+    ("GET", "z"), ("GET", "z"), ("SET", "r:1", "v"), ("GETDEL", "a:1"), ("PUBLISH", "z", "m"), ("CONFIG", "SET", "a", "b"), ("AUTH", "alice", "wrong"), ("auth", "wrong"),
+    ("HELLO", "3", "AUTH", "nobody", "wrong"), ("NONSENSE",), ("MULTI",), ("GET", "z"), ("GETDEL", "a:1"), ("DISCARD",), ("GET", "z"), ("MGET", "a:1", "z2"), ("CLIENT", "SETNAME", "alice1"), ("GET", "z3"),
+]
+
+
+def log_entries(c, *words):
+    entries = []
+    for e in c.call("ACL", "LOG", *words):
+        e = list(e.items()) if isinstance(e, dict) else list(zip(e[::2], e[1::2]))
+        entry = {k.decode(): v for k, v in e}
+        assert 0 <= float(entry.pop("age-seconds")) < 60
+        info = dict(f.split("=", 1) for f in entry.pop("client-info").decode().split(" "))
+        assert info["addr"].startswith("127.0.0.1:")
+        for stamp in ("timestamp-created", "timestamp-last-updated"):
+            assert stamp not in entry or entry.pop(stamp) > 1700000000000
+        entries.append(([k.decode() for k, _ in e], entry, [(f, info[f]) for f in ("name", "cmd", "user", "multi", "flags", "db")], list(info)))
+    first = min((e[1]["entry-id"] for e in entries if "entry-id" in e[1]), default=0)
+    for e in entries:
+        if "entry-id" in e[1]:
+            e[1]["entry-id"] -= first
+    return entries
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_log(pair, protocol):
+    """The entries as the server has them, their order, what is counted together; RESET and the limits."""
+    seen = []
+    for peer in pair:
+        with peer.connect(protocol=protocol, username="default", password="dpw") as admin:
+            assert admin.call("ACL", "LOG", "RESET") == b"OK" and admin.call("ACL", "LOG") == []
+            with peer.connect(username="alice", password="a2") as c:
+                for command in REFUSALS:
+                    c.try_call(*command)
+            with peer.connect() as c:
+                c.try_call("GET", "unauthenticated")
+            seen.append([log_entries(admin, *words) for words in ((), (3,), (0,), (-1,), (100,))])
+            seen[-1].append([admin.raw("ACL", "LOG", *words) for words in (("x",), ("reset", "x"), ("99999999999999999999",), ("ReSeT",), ())])
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) > 8
+
+
+def test_log_is_bounded(pair):
+    _, proxy = pair
+    with proxy.connect(username="default", password="dpw") as admin, proxy.connect(username="alice", password="a2") as c:
+        admin.call("ACL", "LOG", "RESET")
+        for i in range(140):
+            c.try_call("GET", "z%d" % i)
+        kept = log_entries(admin, 1000)
+        assert len(kept) == 128 and kept[0][1]["object"] == b"z139"
+        assert admin.call("ACL", "LOG", "RESET") == b"OK"
+
+
 def write(path, text):
     path.write_text(text)
     os.chmod(path, 0o600)
