@@ -3,16 +3,12 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "proxy/worker.h"
+#include "proxy/side.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
 struct keywatch {
-	struct upstream_owner owner;
-	_Atomic int64_t latency_us; /* nobody looks at it */
-	char name[80];
-	struct upstream **nodes;
-	unsigned n;
+	struct side_connections side;
 };
 
 static bool on_changed(void *ctx, struct upstream *u, struct slice push)
@@ -35,12 +31,6 @@ static bool on_changed(void *ctx, struct upstream *u, struct slice push)
 	return false;
 }
 
-static void on_up(void *ctx, struct upstream *u)
-{
-	(void)ctx;
-	(void)u; /* what waits in its queue goes out now */
-}
-
 static void on_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
 {
 	struct worker *w = ctx;
@@ -57,45 +47,30 @@ static struct keywatch *keywatch_new(struct worker *w)
 
 	if (!k)
 		abort();
-	k->owner = w->owner;
-	snprintf(k->name, sizeof k->name, "%s-keys", w->name);
-	k->owner.client_name = k->name;
-	k->owner.by_key = true;
-	k->owner.before_write = NULL; /* it reads only */
-	k->owner.formers = NULL;
-	k->owner.pushed = on_changed;
-	k->owner.up = on_up;
-	k->owner.lost = on_lost;
-	k->owner.latency_us = &k->latency_us;
+	side_init(&k->side, w, "keys");
+	k->side.owner.by_key = true;
+	k->side.owner.pushed = on_changed;
+	k->side.owner.lost = on_lost;
 	return k;
 }
 
 static struct upstream *node_get(struct worker *w, const struct upstream *data)
 {
-	struct keywatch *k = w->keywatch ? w->keywatch : (w->keywatch = keywatch_new(w));
-	struct upstream *u;
+	bool made;
 
-	for (unsigned i = 0; i < k->n; i++) {
-		u = k->nodes[i];
-		if (u->side == data->side && strcmp(u->name, data->name) == 0) {
-			upstream_set_addr(u, &data->addr, data->addr_len);
-			return u;
-		}
-	}
-	k->nodes = realloc(k->nodes, (k->n + 1) * sizeof *k->nodes);
-	if (!k->nodes)
-		abort();
-	u = k->nodes[k->n++] = upstream_new(&k->owner, data->side, data->name);
-	upstream_set_addr(u, &data->addr, data->addr_len);
-	upstream_watch(u, true);
+	if (!w->keywatch)
+		w->keywatch = keywatch_new(w);
+	struct upstream *u = side_to(&w->keywatch->side, data, &made);
+	if (made)
+		upstream_watch(u, true);
 	return u;
 }
 
 void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg)
 {
 	struct slice words[] = { SLICE_LIT("EXISTS"), key };
-
 	sds s = resp_cat_request(sdsempty(), 2, words);
+
 	upstream_send(node_get(w, w->upstreams[w->route[side][slot]]), db, s, sdslen(s), NULL, 1, fn, arg);
 	sdsfree(s);
 }
@@ -109,14 +84,9 @@ void keywatch_info(struct worker *w, uint16_t node, reply_fn *fn, void *arg)
 
 void keywatch_free(struct worker *w)
 {
-	struct keywatch *k = w->keywatch;
-
-	for (unsigned i = 0; k && i < k->n; i++)
-		upstream_close(k->nodes[i]);
-	for (unsigned i = 0; k && i < k->n; i++)
-		upstream_free(k->nodes[i]);
-	if (k)
-		free(k->nodes);
-	free(k);
+	if (!w->keywatch)
+		return;
+	side_release(&w->keywatch->side);
+	free(w->keywatch);
 	w->keywatch = NULL;
 }

@@ -470,6 +470,7 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_TRACKINGINFO] = client_trackinginfo,
 	[LOCAL_MONITOR] = monitor,
 	[LOCAL_WAIT] = local_wait,
+	[LOCAL_SCRIPT_KILL] = local_script_kill,
 	[LOCAL_COMMAND] = local_command,
 	[LOCAL_COMMAND_COUNT] = local_command_count,
 	[LOCAL_COMMAND_INFO] = local_command_info,

@@ -43,6 +43,7 @@ local_fn local_subscribe, local_psubscribe, local_ssubscribe, local_unsubscribe,
 local_fn local_pubsub_channels, local_pubsub_numsub, local_pubsub_numpat, local_pubsub_shardchannels, local_pubsub_shardnumsub;
 local_fn local_acl_cat, local_acl_dryrun, local_acl_genpass, local_acl_getuser, local_acl_list, local_acl_log, local_acl_users, local_acl_whoami;
 local_fn local_wait;           /* waiting.c */
+local_fn local_script_kill;    /* kill.c */
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 
 #endif

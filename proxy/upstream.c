@@ -264,9 +264,11 @@ static void greet(struct upstream *u)
 		s = resp_cat_words(s, "HELLO", "3", "AUTH", user ? user : "default", password, "SETNAME", u->owner->client_name, NULL);
 	else
 		s = resp_cat_words(s, "HELLO", "3", "SETNAME", u->owner->client_name, NULL);
-	s = resp_cat_words(s, "CLIENT", "ID", NULL);
-	s = resp_cat_words(s, "INFO", "server", NULL);
-	u->greeting_left = 3;
+	if (!u->owner->bare) {
+		s = resp_cat_words(s, "CLIENT", "ID", NULL);
+		s = resp_cat_words(s, "INFO", "server", NULL);
+	}
+	u->greeting_left = u->owner->bare ? 1 : 3;
 	u->round = 1;
 	set_state(u, UPSTREAM_GREETING);
 	ev_io_start(u->owner->loop, &u->reader);
@@ -377,7 +379,7 @@ static bool greeting_reply(struct upstream *u, struct slice r)
 	u->greeting_left--;
 	if (u->round == 1 && item.type == ':')
 		u->client_id = item.n;
-	if (u->round == 1 && u->greeting_left == 0) {
+	if (u->round == 1 && u->greeting_left == 0 && !u->owner->bare) {
 		take_run_id(u, item.text);
 		greet_more(u);
 	} else if (u->round == 2 && u->greeting_left == 0) {

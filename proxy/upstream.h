@@ -42,6 +42,7 @@ struct upstream_owner { /* the worker */
 	struct ev_loop *loop;
 	const char *client_name;
 	bool by_key;             /* the watch is of the keys that the connection reads, not of everything */
+	bool bare;               /* greeted by HELLO alone: a server whose script runs on takes nothing else */
 	double connect_timeout_s, reply_timeout_s;
 	const char *(*user)(void *ctx, enum side side);
 	const char *(*password)(void *ctx, enum side side);

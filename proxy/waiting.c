@@ -155,24 +155,18 @@ static void on_limit(struct ev_loop *loop, ev_timer *t, int revents)
 static void find_primaries(struct waiting *x)
 {
 	struct worker *w = x->worker;
-	bool *seen = calloc(w->nupstreams, sizeof *seen);
+	uint16_t *nodes = malloc(w->nupstreams * sizeof *nodes);
 
 	assert(!x->asked);
 	x->epoch = atomic_load(&w->fleet->epoch);
 	free(x->primaries);
-	x->n = 0;
 	x->primaries = calloc(w->nupstreams, sizeof *x->primaries);
-	if (!seen || !x->primaries)
+	if (!nodes || !x->primaries)
 		abort();
-	for (unsigned slot = 0; slot < SLOTS; slot++) {
-		enum side side = fleet_authority(w->fleet, (uint16_t)slot);
-		uint16_t node = w->route[side][slot];
-		if (node == w->nowhere[side] || seen[node])
-			continue;
-		seen[node] = true;
-		x->primaries[x->n++] = (struct primary){ .waiting = x, .node = node };
-	}
-	free(seen);
+	x->n = worker_answering(w, nodes);
+	for (unsigned i = 0; i < x->n; i++)
+		x->primaries[i] = (struct primary){ .waiting = x, .node = nodes[i] };
+	free(nodes);
 }
 
 /* A flip or a failover lies behind: others answer now, and what was written has to be with their replicas. */

@@ -297,6 +297,25 @@ void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node
 	pubsub_look(w->pubsub);
 }
 
+unsigned worker_answering(const struct worker *w, uint16_t *nodes)
+{
+	bool *seen = calloc(w->nupstreams, sizeof *seen);
+	unsigned n = 0;
+
+	if (!seen)
+		abort();
+	for (unsigned slot = 0; slot < SLOTS; slot++) {
+		enum side side = fleet_authority(w->fleet, (uint16_t)slot);
+		uint16_t node = w->route[side][slot];
+		if (node == w->nowhere[side] || seen[node])
+			continue;
+		seen[node] = true;
+		nodes[n++] = node;
+	}
+	free(seen);
+	return n;
+}
+
 unsigned worker_databases(const struct worker *w)
 {
 	enum side authority = fleet_authority(w->fleet, 0);
@@ -608,6 +627,7 @@ void *worker_main(void *arg)
 	block_unref(w->read_block);
 	w->read_block = NULL;
 	keywatch_free(w);
+	killers_free(w);
 	pubsub_close(w->pubsub);
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);

@@ -50,6 +50,7 @@ struct worker {
 	struct db_set used;          /* databases seen to hold keys, on either side */
 	bool finished;               /* the follower's side is not spoken to any more */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
+	struct killers *killers;     /* likewise, kill.c's */
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
 	bool mirror_proving;
 	unsigned mirror_answers;
@@ -145,6 +146,8 @@ void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
 void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
 void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node); /* the slot's node from now on */
+/* The nodes that answer clients, as indices in upstreams, into room for nupstreams; returns how many. */
+unsigned worker_answering(const struct worker *w, uint16_t *nodes);
 /* How many databases clients may select: those that both sides have. */
 unsigned worker_databases(const struct worker *w);
 uint16_t worker_upstream(struct worker *w, enum side side, const char *name); /* index in upstreams; made if new */
@@ -206,6 +209,9 @@ void waiting_end(struct waiting *x, enum unpark how);
 void keywatch_ask(struct worker *w, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
 void keywatch_info(struct worker *w, uint16_t node, reply_fn *fn, void *arg); /* INFO replication of one of w->upstreams */
 void keywatch_free(struct worker *w);
+
+/* kill.c */
+void killers_free(struct worker *w);
 
 /* keyspace.c */
 void scan_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole);
