@@ -377,7 +377,12 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 			return false;
 		}
 		size_t used = p->used;
-		dispatch_request(w, c, p, b, at);
+		c->held = !dispatch_request(w, c, p, b, at);
+		if (c->held) {
+			resp_request_reset(p);
+			pause_reading(w, c);
+			return true;
+		}
 		*off += used;
 		resp_request_reset(p);
 	}
@@ -552,8 +557,17 @@ static void flush_one(struct worker *w, struct client *c)
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
-	if (c->paused && !c->hold && !c->parked && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
+	if (c->paused && !c->hold && !c->held && !c->parked && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
 		again_soon(w, c);
+}
+
+void clients_resume(struct worker *w)
+{
+	for (struct client *c = w->clients; c; c = c->next) {
+		if (c->held && !is_dead(c))
+			again_soon(w, c);
+		c->held = false;
+	}
 }
 
 /* Before the loop sleeps: input that waited for room, then one write per client. */

@@ -35,6 +35,7 @@ struct client {
 	bool unrestricted;         /* its user may do everything: dispatch need not ask */
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
+	bool held;                 /* CLIENT PAUSE: its next request waits */
 	bool flushing, again;      /* in the worker's lists */
 	struct client *flush_next, *again_next;
 	struct outq out;

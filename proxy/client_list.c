@@ -11,6 +11,7 @@
 
 #include "proxy/address.h"
 #include "proxy/client.h"
+#include "proxy/tracking.h"
 #include "resp/digits.h"
 #include "resp/write.h"
 
@@ -65,6 +66,7 @@ static void flags_of(char *out, const struct client *c)
 		*p++ = 'x';
 	if (c->parked)
 		*p++ = 'b';
+	p = tracking_flags(c, p);
 	if (getsockname(c->reader.fd, &end, &len) == 0 && end.sa_family == AF_UNIX)
 		*p++ = 'U';
 	if (c->no_evict)
@@ -94,7 +96,7 @@ static sds cat_line(sds s, const struct identity *id, const struct client *c)
 	if (is_7_2)
 		s = sdscatprintf(s, " watch=%u", c->session && c->session->watching ? c->session->watched : 0);
 	s = sdscatprintf(s, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=%s "
-			 "redir=-1 resp=%d", c->out.bytes, c->out.bytes, c->last ? c->last->name : "NULL", user_of(c), c->proto);
+			 "redir=%lld resp=%d", c->out.bytes, c->out.bytes, c->last ? c->last->name : "NULL", user_of(c), (long long)tracking_redirection(c), c->proto);
 	if (is_7_2)
 		s = sdscatprintf(s, " lib-name=%s lib-ver=%s", c->lib_name ? c->lib_name : "", c->lib_ver ? c->lib_ver : "");
 	if (id->valkey && id->number >= 0x080000)

@@ -9,6 +9,8 @@
 #include "proxy/local.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
+#include "proxy/pause.h"
+#include "proxy/tracking.h"
 #include "proxy/usage.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -292,36 +294,9 @@ static bool is_barred(struct worker *w, struct client *c, const struct command *
 	return true;
 }
 
-void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
+static void serve(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
+		  const char *bytes)
 {
-	uint32_t argc = words_of(w, p, bytes);
-	const struct command *cmd;
-
-	if (argc && __builtin_expect(c->quiet >= QUIET_NEXT, 0))
-		c->quiet = c->quiet == QUIET_NEXT ? QUIET_THIS : QUIET_NOT;
-	if (!argc || (__builtin_expect(!c->unrestricted, 0) && !admit(w, c)))
-		return;
-	if (!(cmd = look_up(w, c, argc)) || (__builtin_expect(!c->unrestricted, 0) && !permit(w, c, cmd, argc))) {
-		txn_failed(c);
-		return;
-	}
-	stat_bump(&w->stats->commands);
-	usage_seen(w->stats->usage, cmd);
-	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
-	if ((c->pubsub || c->is_monitor) && is_barred(w, c, cmd))
-		return;
-	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
-		note_script(w, cmd);
-	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
-	if (__builtin_expect(w->monitored, 0) && !queued && cmd->shape != SHAPE_EXEC) /* that shows what it executes, and itself (txn.c) */
-		monitor_feed(w, c, cmd, argc);
-	if (queued) {
-		if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
-			txn_queue(w, c, cmd, argc, p, bytes);
-		else
-			txn_failed(c);
-		return;
-	}
 	switch ((enum cmd_policy)cmd->policy) {
 	case POLICY_LOCAL:
 		local_request(w, c, cmd, argc);
@@ -354,4 +329,47 @@ void dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 			route(w, c, p, cmd, argc, block, bytes, false);
 		return;
 	}
+}
+
+bool dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
+{
+	uint32_t argc = words_of(w, p, bytes);
+	const struct command *cmd;
+	uint8_t quiet = c->quiet;
+
+	if (argc && __builtin_expect(c->quiet >= QUIET_NEXT, 0))
+		c->quiet = c->quiet == QUIET_NEXT ? QUIET_THIS : QUIET_NOT;
+	if (!argc || (__builtin_expect(!c->unrestricted, 0) && !admit(w, c)))
+		return true;
+	if (!(cmd = look_up(w, c, argc)) || (__builtin_expect(!c->unrestricted, 0) && !permit(w, c, cmd, argc))) {
+		txn_failed(c);
+		return true;
+	}
+	if (__builtin_expect(w->pause, 0) && pause_holds(w, c, cmd)) {
+		c->quiet = quiet;
+		return false;
+	}
+	stat_bump(&w->stats->commands);
+	usage_seen(w->stats->usage, cmd);
+	stat_bump(cmd->flags & CMD_WRITE ? &w->stats->writes : &w->stats->reads);
+	if ((c->pubsub || c->is_monitor) && is_barred(w, c, cmd))
+		return true;
+	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
+		note_script(w, cmd);
+	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
+	if (__builtin_expect(w->monitored, 0) && !queued && cmd->shape != SHAPE_EXEC) /* that shows what it executes, and itself (txn.c) */
+		monitor_feed(w, c, cmd, argc);
+	if (queued) {
+		if (db_is_there(w, c) && other_db_is_there(w, c, cmd, argc))
+			txn_queue(w, c, cmd, argc, p, bytes);
+		else
+			txn_failed(c);
+		return true;
+	}
+	if (__builtin_expect(c->session && c->session->tracker, 0) && cmd->policy != POLICY_LOCAL) {
+		tracking_note(w, c, cmd, argc);
+		tracking_caching_ends(c);
+	}
+	serve(w, c, p, cmd, argc, block, bytes);
+	return true;
 }

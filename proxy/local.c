@@ -10,6 +10,7 @@
 
 #include "proxy/client.h"
 #include "proxy/monitor.h"
+#include "proxy/tracking.h"
 #include "resp/digits.h"
 #include "resp/write.h"
 
@@ -238,6 +239,7 @@ static void reset(struct worker *w, struct client *c, const struct command *cmd,
 	(void)argc;
 	txn_drop(w, c);
 	pubsub_drop(c);
+	tracking_drop(c);
 	monitor_leave(c);
 	c->quiet = QUIET_NOT;
 	c->no_evict = c->no_touch = false;
@@ -408,26 +410,6 @@ static void client_reply_mode(struct worker *w, struct client *c, const struct c
 	}
 }
 
-/* Nobody tracks: CLIENT TRACKING is not there yet. */
-static void client_getredir(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
-{
-	(void)cmd;
-	(void)argc;
-	client_reply(w, c, resp_cat_len(sdsempty(), ':', -1));
-}
-
-static void client_trackinginfo(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
-{
-	sds s = local_cat_aggregate(sdsempty(), c->proto, '%', 3);
-
-	(void)cmd;
-	(void)argc;
-	s = local_cat_text(local_cat_aggregate(local_cat_text(s, "flags"), c->proto, '~', 1), "off");
-	s = resp_cat_len(local_cat_text(s, "redirect"), ':', -1);
-	s = resp_cat_len(local_cat_text(s, "prefixes"), '*', 0);
-	client_reply(w, c, s);
-}
-
 /* --- MONITOR --- */
 
 /* Who monitors already is not answered at all, as on the servers. */
@@ -466,9 +448,13 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_REPLY] = client_reply_mode,
 	[LOCAL_CLIENT_NO_EVICT] = client_no_evict,
 	[LOCAL_CLIENT_NO_TOUCH] = client_no_touch,
-	[LOCAL_CLIENT_GETREDIR] = client_getredir,
-	[LOCAL_CLIENT_TRACKINGINFO] = client_trackinginfo,
+	[LOCAL_CLIENT_TRACKING] = local_client_tracking,
+	[LOCAL_CLIENT_CACHING] = local_client_caching,
+	[LOCAL_CLIENT_GETREDIR] = local_client_getredir,
+	[LOCAL_CLIENT_TRACKINGINFO] = local_client_trackinginfo,
 	[LOCAL_MONITOR] = monitor,
+	[LOCAL_CLIENT_PAUSE] = local_client_pause,
+	[LOCAL_CLIENT_UNPAUSE] = local_client_unpause,
 	[LOCAL_WAIT] = local_wait,
 	[LOCAL_SCRIPT_KILL] = local_script_kill,
 	[LOCAL_COMMAND] = local_command,

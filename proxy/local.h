@@ -44,6 +44,8 @@ local_fn local_pubsub_channels, local_pubsub_numsub, local_pubsub_numpat, local_
 local_fn local_acl_cat, local_acl_dryrun, local_acl_genpass, local_acl_getuser, local_acl_list, local_acl_log, local_acl_users, local_acl_whoami;
 local_fn local_wait;           /* waiting.c */
 local_fn local_script_kill;    /* kill.c */
+local_fn local_client_tracking, local_client_caching, local_client_getredir, local_client_trackinginfo; /* tracking_commands.c */
+local_fn local_client_pause, local_client_unpause; /* pause.c */
 local_fn local_command, local_command_count, local_command_info, local_command_docs, local_command_list, local_command_getkeys;
 
 #endif

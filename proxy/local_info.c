@@ -80,8 +80,9 @@ static sds clients(sds s, struct worker *w, const struct identity *id)
 	(void)id;
 	for (unsigned i = 0; i < w->fleet->nworkers; i++)
 		blocked += atomic_load_explicit(&w->fleet->stats[i].blocked, memory_order_relaxed);
-	return sdscatprintf(s, "connected_clients:%llu\r\ncluster_connections:0\r\nmaxclients:%d\r\nblocked_clients:%llu\r\ntracking_clients:0\r\n",
-			    (unsigned long long)atomic_load(&w->fleet->nclients), atomic_load(&w->fleet->maxclients), blocked);
+	return sdscatprintf(s, "connected_clients:%llu\r\ncluster_connections:0\r\nmaxclients:%d\r\nblocked_clients:%llu\r\ntracking_clients:%llu\r\n",
+			    (unsigned long long)atomic_load(&w->fleet->nclients), atomic_load(&w->fleet->maxclients), blocked,
+			    (unsigned long long)atomic_load(&w->fleet->ntrackers));
 }
 
 /* Of the proxy's process: it holds no data. */

@@ -7,6 +7,7 @@
 #include "proxy/client.h"
 #include "proxy/local.h"
 #include "proxy/monitor.h"
+#include "proxy/tracking.h"
 #include "proxy/watch.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -31,6 +32,8 @@ void session_free(struct client *c)
 		return;
 	txn_free(c->session->txn);
 	watch_client_gone(c);
+	tracking_drop(c);
+	tracking_untold(c);
 	free(c->session);
 	c->session = NULL;
 }
@@ -270,6 +273,12 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 	struct session *s = c->session;
 	struct req *r = req_new(w);
 
+	if (s->tracker) {
+		for (uint32_t i = 0; i < t->n; i++)
+			if (!t->commands[i].local)
+				tracking_note(w, c, t->commands[i].cmd, words_again(w, t->bytes + t->commands[i].at, t->commands[i].len));
+		tracking_caching_ends(c);
+	}
 	t->bytes = sdscatlen(t->bytes, exec_bytes, sizeof exec_bytes - 1);
 	r->cmd = cmd;
 	r->block = block_copy(t->bytes, sdslen(t->bytes));

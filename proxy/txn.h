@@ -58,6 +58,8 @@ struct session {
 	struct watch *watch; /* made by the first WATCH; NULL: none */
 	bool watching;    /* something is watched: EXEC goes to the watch's connection */
 	uint32_t watched; /* …so many keys */
+	struct tracker *tracker; /* tracking.h; NULL: it does not track */
+	struct told *told;       /* …nor is it told what others track */
 	struct req *exec; /* answers of the proxy's own are an element of its array; NULL: replies */
 	uint32_t element;
 };

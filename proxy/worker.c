@@ -11,6 +11,8 @@
 #include "proxy/log.h"
 #include "proxy/watch.h"
 #include "proxy/monitor.h"
+#include "proxy/pause.h"
+#include "proxy/tracking.h"
 #include "resp/parse.h"
 #include "resp/write.h"
 
@@ -295,6 +297,7 @@ void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node
 		w->upstreams[node]->missed = true;
 	w->route[side][slot] = node;
 	pubsub_look(w->pubsub);
+	tracking_look(w);
 }
 
 unsigned worker_answering(const struct worker *w, uint16_t *nodes)
@@ -355,6 +358,7 @@ void worker_topology(struct worker *w, struct topology *t)
 	topology_unref(w->topology[side]);
 	w->topology[side] = t;
 	pubsub_look(w->pubsub);
+	tracking_look(w);
 	if (engine_is_mirroring(w->engine))
 		connect_all(w);
 }
@@ -409,6 +413,7 @@ void worker_mirror(struct worker *w, bool on)
 {
 	engine_mirror(w->engine, on);
 	pubsub_look(w->pubsub);
+	tracking_look(w);
 	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], on && w->fleet->config->mirror_tracking);
 		w->upstreams[i]->missed = false;
@@ -425,6 +430,7 @@ void worker_finish(struct worker *w, enum side authority)
 	engine_finish(w->engine, authority);
 	w->finished = true;
 	pubsub_look(w->pubsub);
+	tracking_look(w);
 	w->mirror_wanted = false;
 	for (uint16_t i = 0; i < w->nupstreams; i++) {
 		upstream_watch(w->upstreams[i], false);
@@ -498,6 +504,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	engine_turn(w->engine);
 	mirror_turn(w);
 	pubsub_turn(w->pubsub);
+	tracking_turn(w);
 	while (has_work(w)) {
 		flush_upstreams(w);
 		clients_flush(w);
@@ -537,6 +544,7 @@ static void on_drain_limit(struct ev_loop *loop, ev_timer *t, int revents)
 void worker_drain(struct worker *w)
 {
 	w->draining = true;
+	pause_end(w);
 	clients_close_listeners(w);
 	ev_timer_init(&w->drain_limit, on_drain_limit, DRAIN_LIMIT_S, 0.);
 	w->drain_limit.data = w;
@@ -606,6 +614,7 @@ void worker_init(struct worker *w)
 	ev_init(&w->tick, on_tick);
 	w->tick.repeat = TICK_S;
 	ev_init(&w->due, on_due);
+	pause_init(w);
 	w->due.data = w;
 	ev_prepare_init(&w->before_sleep, on_before_sleep);
 	w->before_sleep.data = w;
@@ -628,6 +637,7 @@ void *worker_main(void *arg)
 	w->read_block = NULL;
 	keywatch_free(w);
 	killers_free(w);
+	tracking_free(w);
 	pubsub_close(w->pubsub);
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);

@@ -80,6 +80,7 @@ struct worker {
 	struct keyspace_parts *parts; /* keyspace.c's */
 
 	struct pubsub *pubsub;
+	struct tracking *tracking;   /* tracking.h; NULL: nobody ever tracked */
 	struct client **monitor_clients; /* monitor.h */
 	unsigned nmonitor_clients;
 	unsigned *monitors;          /* of each worker; NULL: there never was one */
@@ -92,6 +93,9 @@ struct worker {
 	ev_timer tick;               /* while the engine has something that waits for time */
 	ev_timer due;                /* a client's waiting ends */
 	int64_t due_us;              /* when it is set to; 0: it is not */
+	uint8_t pause;               /* enum pause_kind (pause.h) */
+	int64_t pause_until_ms;
+	ev_timer pause_timer;
 	ev_timer drain_limit;
 	bool draining, drained;
 };
@@ -114,6 +118,7 @@ struct fleet {
 	uint8_t owner[SLOTS];        /* worker of each slot: the one place that knows */
 	_Atomic int maxclients;
 	_Atomic uint64_t nclients, next_client_id;
+	_Atomic uint64_t ntrackers;  /* clients that have CLIENT TRACKING on */
 	struct scripts *scripts;
 	struct receivers *receivers;
 	struct acl_log *acl_log;
@@ -176,11 +181,13 @@ void clients_close_listeners(struct worker *w);
 void clients_take_acl(struct worker *w, struct acl *fresh); /* permit.c; takes the reference */
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);
+void clients_resume(struct worker *w);              /* those whose requests were held (pause.h) */
 void clients_close_idle(struct worker *w);          /* draining: those with nothing in flight */
 void clients_close_all(struct worker *w);
 
 /* dispatch.c */
-void dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
+/* False: it is held, and to be given again, whole. */
+bool dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
 /* All keys of one slot? -1: no (then w->keys has them); -2: the arguments are wrong, any node words the error; SLOTS: no key. */
 int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc);
 bool dispatch_writes(const struct command *cmd);

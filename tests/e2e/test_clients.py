@@ -23,7 +23,11 @@ def alone(servers):
 
 def connect_many(proxy, n, protocol=2):
     """So many that every worker has some."""
-    return [proxy.connect(protocol=protocol) for _ in range(n)]
+    clients = []
+    for _ in range(n):
+        clients.append(proxy.connect(protocol=protocol))
+        clients[-1].call("PING")  # it has been accepted: the next one's id is higher
+    return clients
 
 
 def rows(text):

@@ -1,0 +1,22 @@
+/* pause.h - CLIENT PAUSE: what clients send is held where they are read, before it is looked at further, on every worker; what is on its way goes on.
+ *
+ * A request that is held is not in flight: a flip neither waits for it nor answers it; it is served by the authority of the time when it goes on.
+ * The servers behind are not told: they go on with what is theirs (expiry, replication, the mirror's and the backfill's writes).
+ * Thread: the worker's. */
+#ifndef CROSSFADE_PAUSE_H
+#define CROSSFADE_PAUSE_H
+
+#include <stdbool.h>
+
+struct client;
+struct command;
+struct worker;
+
+enum pause_kind { PAUSE_NOT, PAUSE_WRITE, PAUSE_ALL };
+
+void pause_init(struct worker *w);
+/* w->pause: is the request at hand one that waits? */
+bool pause_holds(const struct worker *w, const struct client *c, const struct command *cmd);
+void pause_end(struct worker *w); /* here only; who is held goes on */
+
+#endif

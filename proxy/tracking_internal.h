@@ -1,0 +1,66 @@
+/* tracking_internal.h - shared by tracking.c, tracking_listen.c and tracking_commands.c only. */
+#ifndef CROSSFADE_TRACKING_INTERNAL_H
+#define CROSSFADE_TRACKING_INTERNAL_H
+
+#include <uthash.h>
+
+#include "proxy/client.h"
+#include "proxy/side.h"
+#include "proxy/tracking.h"
+
+struct tracking_mode {
+	bool bcast, optin, optout, noloop;
+	uint64_t redirect;   /* a client's id; 0: itself */
+	unsigned redirect_worker;
+	sds *prefixes;       /* BCAST: sorted, at least one */
+	unsigned nprefixes;
+};
+
+struct tracker {
+	UT_hash_handle hh;   /* by id */
+	uint64_t id;
+	struct client *client;
+	struct tracking_mode mode;
+	bool armed;          /* everything is listened to: it may cache */
+	bool caching;        /* CLIENT CACHING was given */
+	bool broken;         /* who is to be told has gone */
+};
+
+struct told {
+	UT_hash_handle hh;   /* by id */
+	uint64_t id;
+	struct client *client;
+};
+
+struct tracked { /* a key that clients have read */
+	UT_hash_handle hh;
+	uint64_t *ids;
+	uint32_t n, cap;
+	size_t len;
+	char key[];
+};
+
+struct tracking {
+	struct worker *worker;
+	struct side_connections side;
+	struct tracker *trackers;
+	struct told *told;
+	struct tracked *keys;
+	size_t bytes;
+	uint8_t authority[SLOTS]; /* by which the keys were read */
+	uint32_t epoch;
+	bool look, covered;
+	ev_timer again;           /* not everything is listened to */
+	ev_timer settle;          /* a flip was seen: its end */
+	struct req **waiting;     /* CLIENT TRACKING ON: answered when everything is listened to */
+	unsigned nwaiting;
+};
+
+struct tracking *tracking_of(struct worker *w); /* made if need be */
+void tracking_mode_release(struct tracking_mode *m);
+void tracking_forget_all(struct tracking *x);   /* a null invalidation to everybody */
+void tracking_changed(struct tracking *x, const struct slice *keys, uint32_t n);
+void tracking_set(struct worker *w, struct client *c, struct tracking_mode *m); /* takes what m holds */
+void tracking_wait(struct tracking *x, struct req *r);
+
+#endif
