@@ -153,7 +153,7 @@ void conn_lose(struct world *w, enum side side, struct server *n)
 	k->up = false;
 	k->missed = true;
 	k->woff = 0;
-	k->retry_us = w->now_us + (int64_t)rnd(w, 30000);
+	k->retry_us = w->now_us + (int64_t)rnd(w, w->profile.zombies ? 2000 : 30000);
 	w->count.losses++;
 	struct lost l = detach(k);
 	tell_lost(&l, keep_zombies(w, k, &l));

@@ -248,7 +248,8 @@ void server_step(struct world *w, struct cluster *c, struct server *n)
 			foreign_write(w, c, n);
 			foreign = false;
 		}
-		zombie_step(w, c, n);
+		if (!p->zombies || !w->load || one_in(w, 30))
+			zombie_step(w, c, n);
 		connection_step(w, c, n);
 		if (p->expires && one_in(w, 3))
 			node_expire(w, c, n, (int)rnd(w, KEYS));

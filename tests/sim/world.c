@@ -69,7 +69,7 @@ int tag_index(struct world *w, uint16_t slot)
 /* What chance alone brings together too seldom. */
 static void theme(struct world *w, struct profile *p)
 {
-	int drawn = (int)rnd(w, 9);
+	int drawn = (int)rnd(w, 10);
 
 	switch (sim_theme >= 0 ? sim_theme : drawn) {
 	case 0: /* flips, while what scripts did is told late (race 9) */
@@ -109,6 +109,10 @@ static void theme(struct world *w, struct profile *p)
 	case 8: /* scripts and bypassers, told of to a process that is killed (race 6) */
 		p->kills = p->foreign = p->scripts = true;
 		p->flush = p->hidden = p->failovers = p->losses = p->moves = p->marks = false;
+		break;
+	case 9: /* bytes of a connection given up, which arrive long after (race 7) */
+		p->losses = p->zombies = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
 		break;
 	default:
 		break;
