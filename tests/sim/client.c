@@ -112,26 +112,40 @@ static int other_key(struct world *w, int key, bool wide)
 	return wide ? (int)rnd(w, TAGS) * KEYS_PER_TAG + other : key / KEYS_PER_TAG * KEYS_PER_TAG + other;
 }
 
-static void submit(struct world *w, sds s, int key)
+struct req *client_req(struct world *w, sds s, const char *name, int key)
 {
 	struct req *r = calloc(1, sizeof *r);
-	struct resp_request p;
 
-	resp_request_init(&p, &resp_default_limits);
-	resp_request_parse(&p, s, sdslen(s));
 	r->block = block_copy(s, sdslen(s));
 	r->bytes = r->block->data;
 	r->len = sdslen(s);
-	r->cmd = command_find(resp_request_arg(&p, s, 0));
+	r->cmd = command_find(slice(name, strlen(name)));
 	r->slot = slot_of_key(w, key);
 	r->ask_node = NODE_NONE;
 	r->write = r->cmd->effect != EFFECT_NONE;
-	resp_request_release(&p);
 	sdsfree(s);
+	return r;
+}
+
+void client_submit(struct world *w, struct req *r)
+{
 	r->next = w->reqs;
 	w->reqs = r;
 	w->submitted++;
 	engine_submit(w->engine, r);
+}
+
+static void submit(struct world *w, sds s, int key)
+{
+	struct resp_request p;
+	char name[24];
+
+	resp_request_init(&p, &resp_default_limits);
+	resp_request_parse(&p, s, sdslen(s));
+	struct slice word = resp_request_arg(&p, s, 0);
+	snprintf(name, sizeof name, "%.*s", (int)word.n, word.p);
+	resp_request_release(&p);
+	client_submit(w, client_req(w, s, name, key));
 }
 
 static void client_command(struct world *w, int key)
@@ -149,6 +163,10 @@ void client_step(struct world *w)
 {
 	int key = (int)rnd(w, KEYS), first = key / KEYS_PER_TAG * KEYS_PER_TAG;
 
+	if (w->profile.watch && one_in(w, 2))
+		watcher_step(w);
+	if (one_in(w, 16))
+		client_block(w, key);
 	client_command(w, key);
 	for (unsigned i = one_in(w, 4) ? 1 + (unsigned)rnd(w, 3) : 0; i > 0; i--)
 		client_command(w, first + (int)rnd(w, KEYS_PER_TAG));
@@ -191,6 +209,8 @@ void client_answer(struct world *w, struct req *r)
 		sim_fail(w, "a request is answered with nothing");
 	*at = r->next;
 	w->answered++;
+	watcher_answered(w, r);
+	txn_free(r->txn);
 	w->unknown += r->reply_len > 8 && memcmp(r->reply, "-UNKNOWN", 8) == 0;
 	block_unref(r->block);
 	block_unref(r->reply_block);
@@ -271,6 +291,7 @@ void foreign_flush(struct world *w, struct cluster *c, struct server *n)
 		if (n->data[key].type) {
 			n->data[key] = (struct value){ .expire_ms = -1 };
 			w->foreign_since[side][key] = true;
+			watcher_changed(w, n, key);
 		}
 	n->offset++;
 	n->flushed = true;

@@ -364,6 +364,7 @@ void sim_kill(struct world *w)
 	net_break_all(w);
 	copies_forget(w);
 	engine_free(w->engine);
+	watcher_forget(w);
 	w->kill_now = w->looking = w->mirror_wanted = w->mirror_pinged = w->fenced = w->settling = w->flipped = w->dying = false;
 	w->ordered = 0;
 	w->unwatched = !journal_suffices(&w->profile) && !fault("race-6-restart");

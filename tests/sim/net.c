@@ -177,6 +177,7 @@ void reconnect_step(struct world *w, enum side side, struct server *n)
 	}
 	while (k->nzombies && !fault("race-7-zombie"))
 		free(k->zombie[--k->nzombies].bytes);
+	watcher_zombies_go(w, n);
 	trace(w, "%s/%u: connected", side_name(side), (unsigned)(n - w->side[side].node));
 	k->up = true;
 	n->cut = false;
@@ -213,11 +214,15 @@ void net_break_all(struct world *w)
 				k->woff = 0;
 				k->retry_us = 0;
 			}
+		any |= w->watcher.up;
+		watcher_lose(w, false);
 	}
 }
 
 bool net_quiet(const struct world *w)
 {
+	if (!watcher_quiet(w))
+		return false;
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
 		if (w->side[s].changes != w->side[s].seen || w->side[s].bulk.generation != w->side[s].worker.generation)
 			return false;
@@ -411,6 +416,7 @@ void net_io(struct world *w, struct engine_io *io)
 {
 	*io = (struct engine_io){ .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script,
 		.refresh = io_refresh, .is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
-		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed, .fenced = io_fenced,
+		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
+		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced,
 		.now_us = io_now_us, .clock_ms = io_clock_ms };
 }

@@ -25,12 +25,12 @@ static unsigned index_of(const struct cluster *c, const struct server *n)
 
 void node_changed(struct world *w, struct server *n, int key, enum changed by)
 {
-	(void)w;
 	n->changed[key] = by;
 	n->foreign[key] |= n->by_foreigner;
 	n->offset++;
 	if (n->by_us)
 		n->own[key] = n->offset;
+	watcher_changed(w, n, key);
 }
 
 void node_expire(struct world *w, struct cluster *c, struct server *n, int key)
@@ -118,31 +118,88 @@ static sds wait(struct world *w, struct server *n)
 	return sdsnew(":1\r\n");
 }
 
+static sds in_block(struct world *w, struct cluster *c, struct server *n, struct wire *x, const struct slice *argv, uint32_t argc);
+
 static sds execute(struct world *w, struct cluster *c, struct server *n, struct wire *x, const struct slice *argv, uint32_t argc)
 {
 	struct place p = place_of(w, n, argv, argc);
 	uint64_t before = n->offset;
 	sds reply;
 
+	if (x->multi)
+		return in_block(w, c, n, x, argv, argc);
+	if (slice_is(argv[0], "multi")) {
+		x->multi = true;
+		x->multi_at = x->at;
+		return sdsnew("+OK\r\n");
+	}
+	if (x->kills)
+		watcher_zombies_go(w, n);
 	if (slice_is(argv[0], "ping"))
 		return sdsnew("+PONG\r\n");
+	if (slice_is(argv[0], "unwatch"))
+		return watcher_command(w, argv);
 	if (slice_is(argv[0], "wait"))
 		return wait(w, n);
 	reply = elsewhere(w, c, n, argv, argc, x->asking);
 	if (reply)
 		return reply;
+	if (slice_is(argv[0], "watch"))
+		return watcher_command(w, argv);
 	if (x->client)
 		judge_execution(w, side_of(w, c), p.tag, x);
-	n->by_us = true;
+	n->by_us = !x->own; /* NOLOOP knows the data connection */
 	reply = command_execute(w, c, n, argv, argc);
 	n->by_us = false;
-	if (n->offset != before)
+	if (x->own)
+		n->own[key_index(w, argv[1])] = n->offset;
+	else if (n->offset != before)
 		n->conn.woff = n->offset;
 	return reply;
 }
 
-/* The next command of these bytes; true: it was the last. */
-static bool execute_next(struct world *w, struct cluster *c, struct server *n, struct wire *x, bool answer)
+/* All that is queued, at once. */
+static sds execute_block(struct world *w, struct cluster *c, struct server *n, struct wire *x)
+{
+	sds replies = sdsempty();
+	unsigned count = 0;
+
+	for (size_t at = x->multi_at; at < x->at;) {
+		struct resp_request p;
+		struct slice argv[12];
+		resp_request_init(&p, &resp_default_limits);
+		if (resp_request_parse(&p, x->bytes + at, x->n - at) != RESP_OK)
+			sim_fail(w, "the engine sent something that is no request");
+		for (uint32_t i = 0; i < p.argc && i < 12; i++)
+			argv[i] = resp_request_arg(&p, x->bytes + at, i);
+		if (at > x->multi_at) {
+			sds one = execute(w, c, n, x, argv, p.argc);
+			replies = sdscatsds(replies, one);
+			sdsfree(one);
+			count++;
+		}
+		at += p.used;
+		resp_request_release(&p);
+	}
+	sds reply = sdscatsds(resp_cat_len(sdsempty(), '*', count), replies);
+	sdsfree(replies);
+	return reply;
+}
+
+static sds in_block(struct world *w, struct cluster *c, struct server *n, struct wire *x, const struct slice *argv, uint32_t argc)
+{
+	if (!slice_is(argv[0], "exec")) {
+		sds refused = elsewhere(w, c, n, argv, argc, x->asking);
+		x->refused |= refused != NULL;
+		return refused ? refused : sdsnew("+QUEUED\r\n");
+	}
+	x->multi = false;
+	if (x->refused)
+		return sdsnew("-EXECABORT Transaction discarded because of previous errors.\r\n");
+	return x->own && !watcher_may_run(w, c, n) ? sdsnew("_\r\n") : execute_block(w, c, n, x);
+}
+
+sds server_execute(struct world *w, struct cluster *c, struct server *n, struct wire *x, bool zombie, bool *last)
 {
 	struct resp_request p;
 	struct slice argv[12];
@@ -158,12 +215,22 @@ static bool execute_next(struct world *w, struct cluster *c, struct server *n, s
 	if (w->trace) {
 		int key = p.argc > 1 ? key_index(w, argv[1]) : -1;
 		bool payload = p.argc > 3 && argv[3].n > 40;
-		sim_trace(w, "%s/%u%s: %.*s %.*s %.*s %.*s -> %.*s now %s", side_name(side_of(w, c)), index_of(c, n), answer ? "" : " (zombie)", (int)argv[0].n, argv[0].p,
+		sim_trace(w, "%s/%u%s: %.*s %.*s %.*s %.*s -> %.*s now %s", side_name(side_of(w, c)), index_of(c, n), zombie ? " (zombie)" : x->own ? " (the watching client)" : "", (int)argv[0].n, argv[0].p,
 			p.argc > 1 ? (int)argv[1].n : 0, argv[1].p, p.argc > 2 ? (int)argv[2].n : 0, argv[2].p, p.argc > 3 && !payload ? (int)argv[3].n : 0, argv[3].p,
 			  (int)(sdslen(reply) < 40 ? sdslen(reply) - 2 : 6), reply, key < 0 ? "" : value_show(&n->data[key], text, sizeof text));
 	}
 	x->at += p.used;
 	resp_request_release(&p);
+	*last = --x->replies == 0;
+	return reply;
+}
+
+/* The next command of these bytes; true: it was the last. */
+static bool execute_next(struct world *w, struct cluster *c, struct server *n, struct wire *x, bool answer)
+{
+	bool last;
+	sds reply = server_execute(w, c, n, x, !answer, &last);
+
 	if (!answer) {
 		sdsfree(reply);
 	} else {
@@ -172,7 +239,7 @@ static bool execute_next(struct world *w, struct cluster *c, struct server *n, s
 		if (k->out_tail - k->out_head >= WIRE_MAX)
 			sim_fail(w, "more answers are under way than the model has room for");
 	}
-	return --x->replies == 0;
+	return last;
 }
 
 static void connection_step(struct world *w, struct cluster *c, struct server *n)
@@ -251,6 +318,8 @@ void server_step(struct world *w, struct cluster *c, struct server *n)
 		if (!p->zombies || !w->load || one_in(w, 30))
 			zombie_step(w, c, n);
 		connection_step(w, c, n);
+		if (one_in(w, 2))
+			watcher_server_step(w, c, n);
 		if (p->expires && one_in(w, 3))
 			node_expire(w, c, n, (int)rnd(w, KEYS));
 	}
@@ -342,6 +411,10 @@ void failover_step(struct world *w, struct cluster *c)
 	n->replaced_us = w->now_us;
 	c->changes++;
 	w->count.failovers++;
+	if (w->watcher.node == n) {
+		watcher_lose(w, true);
+		watcher_zombies_go(w, n);
+	}
 	if (one_in(w, 2))
 		conn_lose(w, side_of(w, c), n);
 }

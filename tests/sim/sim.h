@@ -6,6 +6,7 @@
  *   server.c    nodes: cycles, tracking pushes, expiry, replicas, failover, slots that move
  *   net.c       the data connections between engine and nodes, the topology as the proxy believes it to be, the engine's seam
  *   client.c    writers through the proxy, bypassers, FLUSHALL
+ *   watcher.c   transactions, and a client that watches
  *   copies.c    the backfill worker: scan, repairs;  rescan.c: dirty slots walked on both sides
  *   control.c   the phase machine, flips, records, the process being killed and started again
  *   judge.c     what must hold in the middle and at the end
@@ -22,6 +23,8 @@
 #include "proxy/engine.h"
 #include "proxy/journals.h"
 #include "proxy/phases.h"
+#include "proxy/txn.h"
+#include "proxy/watch.h"
 
 #define TAGS 4        /* slots */
 #define KEYS_PER_TAG 4
@@ -65,6 +68,10 @@ struct wire { /* what was sent on a connection and not executed yet */
 	void *arg;
 	size_t at;        /* bytes executed so far */
 	bool asking, client;
+	bool own;         /* of the watching client's connection */
+	bool kills;       /* behind it nothing of a watching client's former connection is executed */
+	bool multi, refused; /* between MULTI and EXEC */
+	size_t multi_at;
 };
 
 enum answer_kind { ANSWER_REPLY, ANSWER_PUSH, ANSWER_NULL_PUSH };
@@ -170,11 +177,33 @@ struct backfill_model {
 	bool held_told, held_ok;
 };
 
+/* --- the client that watches --- */
+
+#define WATCHER_WIRES 8
+enum watcher_stage { WATCHER_RESTS, WATCHER_ASKS, WATCHER_WATCHES, WATCHER_READS, WATCHER_HAS_READ, WATCHER_EXECUTES };
+
+struct watcher {
+	struct watch v;            /* first: the engine knows the client by it */
+	enum watcher_stage stage;
+	int key;
+	const struct req *reading;
+	sds seen;                  /* the reply to its GET */
+	/* its connection */
+	bool up;
+	struct server *node;
+	int64_t stalled_us;
+	struct wire in[WATCHER_WIRES], zombie[WATCHER_WIRES];
+	struct answer_out out[WATCHER_WIRES];
+	unsigned nin, nout, nzombies;
+	uint32_t keys;             /* that the server watches for it, a bit a key */
+	bool touched;
+};
+
 /* --- the world --- */
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch;
 	unsigned steps;
 };
 
@@ -189,6 +218,7 @@ struct world {
 	char key[KEYS][8];
 	uint16_t slot[TAGS];
 	struct backfill_model backfill;
+	struct watcher watcher;
 	bool hidden[KEYS];         /* a foreign write that no server tells of reached it: only verify finds it */
 	bool foreign_since[SIDES][KEYS]; /* changed past the proxy, and not told yet */
 	bool load;                 /* writers and faults are at work */
@@ -209,7 +239,7 @@ struct world {
 	int64_t fenced_since_us;
 	struct fence_result flip_result;
 	unsigned flips, kills;
-	struct { unsigned copies, repairs, stale, inband, walks, moves, failovers, losses, foreign, flushes, expired, scripts; } count;
+	struct { unsigned copies, repairs, stale, inband, walks, moves, failovers, losses, foreign, flushes, expired, scripts, executed; } count;
 	bool trace;
 };
 
@@ -233,6 +263,7 @@ void node_expire(struct world *w, struct cluster *c, struct server *n, int key);
 /* server.c */
 int64_t node_clock(struct world *w, const struct cluster *c);
 void server_step(struct world *w, struct cluster *c, struct server *n);
+sds server_execute(struct world *w, struct cluster *c, struct server *n, struct wire *x, bool zombie, bool *last); /* the next command's reply; *last: of the wire */
 struct server *node_with(struct cluster *c, int key); /* the node that holds the key now, in the middle of a move, too */
 void server_finish_moves(struct world *w);
 void move_step(struct world *w, struct cluster *c);
@@ -254,12 +285,33 @@ void net_break_all(struct world *w); /* the process ends: every connection, with
 
 /* client.c */
 void client_step(struct world *w);
+struct req *client_req(struct world *w, sds bytes, const char *name, int key); /* takes the bytes */
+void client_submit(struct world *w, struct req *r);
 void hot_step(struct world *w);
 void dance_step(struct world *w);
 void contagion_step(struct world *w);
 void foreign_write(struct world *w, struct cluster *c, struct server *n);
 void foreign_flush(struct world *w, struct cluster *c, struct server *n);
 void client_answer(struct world *w, struct req *r);
+
+/* watcher.c */
+void watcher_step(struct world *w);
+void watcher_answered(struct world *w, const struct req *r);
+void watcher_server_step(struct world *w, struct cluster *c, struct server *n);
+void watcher_deliver(struct world *w);
+void watcher_changed(struct world *w, const struct server *n, int key);
+sds watcher_command(struct world *w, const struct slice *argv);
+bool watcher_may_run(struct world *w, struct cluster *c, struct server *n);
+void watcher_zombies_go(struct world *w, const struct server *n);
+void watcher_lose(struct world *w, bool server_gone);
+bool watcher_quiet(const struct world *w);
+void watcher_forget(struct world *w);
+void client_block(struct world *w, int key); /* a transaction of keys of its slot */
+bool io_watch_send(void *ctx, struct watch *v, enum side side, uint16_t db, uint16_t slot, const char *p, size_t n, struct block *holder, reply_fn *fn, void *arg);
+bool io_watch_holds(void *ctx, const struct watch *v, enum side side, uint16_t slot);
+void io_watch_exec(void *ctx, struct watch *v, uint16_t db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+void io_watch_disarm(struct watch *v);
+bool io_watch_kill(void *ctx, struct watch *v, enum side side, uint16_t slot, reply_fn *fn, void *arg);
 
 /* copies.c */
 void copies_step(struct world *w);

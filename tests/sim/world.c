@@ -69,7 +69,7 @@ int tag_index(struct world *w, uint16_t slot)
 /* What chance alone brings together too seldom. */
 static void theme(struct world *w, struct profile *p)
 {
-	int drawn = (int)rnd(w, 10);
+	int drawn = (int)rnd(w, 11);
 
 	switch (sim_theme >= 0 ? sim_theme : drawn) {
 	case 0: /* flips, while what scripts did is told late (race 9) */
@@ -114,6 +114,10 @@ static void theme(struct world *w, struct profile *p)
 		p->losses = p->zombies = p->calm = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
 		break;
+	case 10: /* a client that watches, on a connection that is behind the others', while all flips (race 14) */
+		p->watch = p->calm = true;
+		p->flush = p->hidden = p->failovers = p->kills = p->moves = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
 	default:
 		break;
 	}
@@ -147,6 +151,7 @@ static void draw_profile(struct world *w)
 	p->slow = one_in(w, 3);
 	p->marks = one_in(w, 3);
 	p->stalls = one_in(w, 2);
+	p->watch = one_in(w, 4);
 	theme(w, p);
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
@@ -245,6 +250,7 @@ void world_free(struct world *w)
 	sim_control_free(w);
 	engine_free(w->engine);
 	journal_free(w->journal);
+	sdsfree(w->watcher.seen);
 	net_zombies_go(w);
 	free(w->stats);
 	free(w->disk);
@@ -282,6 +288,8 @@ static void trouble_step(struct world *w)
 		failover_step(w, c);
 	if (p->losses && one_in(w, p->young ? 16 : 20))
 		conn_lose(w, s, some_node(w, s));
+	if (p->losses && one_in(w, 40))
+		watcher_lose(w, false);
 	if (p->kills && one_in(w, 100))
 		sim_kill(w);
 }
@@ -308,6 +316,7 @@ static void deliver(struct world *w, enum side s)
 		return;
 	for (unsigned i = 1 + (unsigned)rnd(w, 4); i > 0; i--)
 		deliver_step(w, s, some_node(w, s));
+	watcher_deliver(w);
 }
 
 /* Who acts next; the weights are such that most things are under way at once, and a repair ends before its key is written to again as often as not. */
