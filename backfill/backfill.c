@@ -130,6 +130,7 @@ struct backfill *backfill_new(struct ev_loop *loop, const struct backfill_config
 	scan_init(b);
 	pace_set(&b->pace, c->keys_per_s, c->bytes_per_s, c->adaptive, ev_now(loop));
 	b->biglane = biglane_new(b);
+	b->uncarried = uncarried_new(b);
 	b->rescan = tour_new(b, false);
 	b->verify = tour_new(b, true);
 	ev_prepare_init(&b->feed, on_feed);
@@ -145,6 +146,7 @@ void backfill_free(struct backfill *b)
 	if (!b)
 		return;
 	checkpoint_tick(b, bf_now(b), true);
+	uncarried_save(b);
 	ev_prepare_stop(b->loop, &b->feed);
 	for (struct unit *u = b->scan.units, *next; u; u = next) {
 		next = u->next;
@@ -165,6 +167,7 @@ void backfill_free(struct backfill *b)
 	tour_free(b->verify);
 	tour_free(b->rescan);
 	pipeline_free(b);
+	uncarried_free(b->uncarried);
 	ev_timer_stop(b->loop, &b->tick);
 	for (int s = 0; s < SIDES; s++)
 		topology_unref(b->topology[s]);
@@ -190,8 +193,15 @@ void backfill_topology(struct backfill *b, struct topology *t)
 	bf_wake(b);
 }
 
+void backfill_adopt(struct backfill *b)
+{
+	uncarried_load(b);
+}
+
 void backfill_start(struct backfill *b)
 {
+	if (b->scan.stage == SCAN_OFF)
+		uncarried_load(b);
 	scan_start(b);
 }
 

@@ -42,7 +42,7 @@ enum copy_result {
 	COPY_STALE,   /* token no longer valid: read again */
 	COPY_REFUSED, /* follower gone, queue full, slot fenced or its authority changed: try again later */
 	COPY_ERROR,   /* the follower answered an error: `why` */
-	COPY_TOO_BIG, /* in-band: the reply was over the limit, or the type changed: use the bulk way */
+	COPY_TOO_BIG, /* in-band: the reply was over the limit, the type changed, or it cannot be carried: use the bulk way */
 };
 
 /* One copy on its way. Made by the backfill worker, owned by whoever holds it, ends at the backfill worker (scan copies) or at the owner (repairs). */
@@ -51,6 +51,7 @@ struct copy {
 	enum copy_kind kind;
 	enum copy_result result;
 	bool repair;            /* answers host's backfill_repair(): the owner keeps the accounts; else the scan does */
+	bool uncarried;         /* the value cannot be carried: the block removes what the follower has of the key */
 	uint8_t losses;         /* how often it was stale so far */
 	uint16_t slot, db;
 	enum side from;         /* the authority it was read from */
@@ -70,6 +71,20 @@ struct copy {
 
 struct copy *copy_new(uint16_t db, struct slice key, uint16_t slot);
 void copy_free(struct copy *c);
+
+/* Keys whose values the follower cannot hold, the first of them by name. */
+#define UNCARRIED_NAMED 100
+struct uncarried_key {
+	uint16_t db;
+	enum side to;
+	sds key, why; /* printable */
+};
+struct uncarried_report {
+	bool complete; /* all of them are named */
+	unsigned n;
+	struct uncarried_key at[];
+};
+void uncarried_report_free(struct uncarried_report *r);
 
 /* What the proxy gives. All are cheap and never block. */
 struct backfill_host {
@@ -99,6 +114,8 @@ struct backfill_host {
 	 * what was noted since; answered by backfill_changed(). NULL: the host cannot. */
 	void (*follow)(void *ctx, uint16_t db, struct slice key, uint16_t slot);
 	void (*changes)(void *ctx, uint16_t slot);
+	/* The list of keys that cannot be carried, as it is now; taken. NULL: nobody asks. */
+	void (*uncarried)(void *ctx, struct uncarried_report *r);
 };
 
 enum bf_state { BF_IDLE, BF_RUNNING, BF_PAUSED, BF_DONE, BF_FAILED };
@@ -115,7 +132,7 @@ struct bf_stats {
 	_Atomic uint64_t checked, missing, type, value, expiry, extra, repaired; /* of the last or running verify */
 	_Atomic int64_t verified_at_ms;  /* CLOCK_REALTIME of the end of the last complete verify, 0 = none */
 	_Atomic uint64_t verify_total;
-	_Atomic uint64_t uncarried;      /* keys that the receiver cannot hold */
+	_Atomic uint64_t uncarried;      /* keys that the receiver cannot hold: each once, 1 for all that are beyond the list */
 };
 enum bf_held { HELD_NOTHING, HELD_KEYS_LIMIT, HELD_BYTES_LIMIT, HELD_ADAPTIVE, HELD_PAUSED, HELD_SOURCE_DOWN, HELD_TARGET_DOWN, HELD_OWNERS };
 extern const char *const bf_held_names[];
@@ -137,6 +154,8 @@ void backfill_free(struct backfill *b);
 void backfill_topology(struct backfill *b, struct topology *t);  /* takes the reference; either side, again at every change */
 /* Begins the copy of the whole keyspace, or continues from its checkpoint. Functions first. host->slot_done is called again for checkpointed slots. */
 void backfill_start(struct backfill *b);
+/* After a restart behind the copy: what else is known of the migration is loaded. */
+void backfill_adopt(struct backfill *b);
 void backfill_pause(struct backfill *b);
 void backfill_resume(struct backfill *b);
 void backfill_stop(struct backfill *b);      /* abort, finish: forget all, remove the checkpoint */

@@ -153,6 +153,7 @@ static void on_large(void *arg, enum recipe_result result, sds block, unsigned n
 		sdsfree(c->block);
 		c->block = block;
 		c->ncommands = ncommands;
+		uncarried_gone(b, c);
 		if (i->unit)
 			stat_add(&b->stats->bytes, bytes);
 		item_offer(b, i);

@@ -158,7 +158,9 @@ static void check_count(struct check *c, enum difference d)
 			b->host->log(b->host->ctx, BF_LOG_NOTICE, "a key of slot %u differs between the sides: %s", c->slot, names[d]);
 	}
 	check_rest(c);
-	if ((t->repair || !t->verify) && (t->unmarked.n || !try_mark(c)))
+	/* What a cutover left behind is the only copy there is: the way back needs it. */
+	bool left_behind = d == DIFF_EXTRA && uncarried_left_behind(b, c->db, check_key(c), c->slot);
+	if ((t->repair || !t->verify) && !left_behind && (t->unmarked.n || !try_mark(c)))
 		checks_push(&t->unmarked, c);
 	else
 		check_drop(c);

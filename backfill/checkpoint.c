@@ -4,12 +4,10 @@
  * is in it once every key of it was, a standalone cursor once every key before it was (design, section 7). At most one write per second. */
 #include "backfill/internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
+#define NAME "backfill"
 #define MAGIC "XFBF"
 #define FORMAT 2
 #define WRITE_EVERY_S 1.
@@ -36,66 +34,6 @@ static uint64_t record_sum(const struct record *r)
 	return XXH3_64bits(r, offsetof(struct record, sum));
 }
 
-static void path_of(const struct backfill *b, const char *suffix, char *out, size_t n)
-{
-	snprintf(out, n, "%s/backfill%s", b->config.state_dir, suffix);
-}
-
-static void log_errno(struct backfill *b, const char *what, const char *path)
-{
-	if (bf_may_log(b, LOGK_OTHER))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot %s '%s': %s", what, path, strerror(errno));
-}
-
-static bool write_all(int fd, const void *data, size_t n)
-{
-	const char *p = data;
-
-	while (n > 0) {
-		ssize_t w = write(fd, p, n);
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return false;
-		p += w;
-		n -= (size_t)w;
-	}
-	return true;
-}
-
-static bool fsync_dir(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool ok = fd >= 0 && fsync(fd) == 0;
-
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-static bool record_store(struct backfill *b, const struct record *r)
-{
-	char path[4096], tmp[4096];
-	int fd;
-
-	path_of(b, "", path, sizeof(path));
-	path_of(b, ".new", tmp, sizeof(tmp));
-	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0) {
-		log_errno(b, "create", tmp);
-		return false;
-	}
-	bool ok = write_all(fd, r, sizeof(*r)) && fsync(fd) == 0;
-	if (close(fd) < 0)
-		ok = false;
-	if (!ok || rename(tmp, path) < 0 || !fsync_dir(b->config.state_dir)) {
-		log_errno(b, "write", path);
-		unlink(tmp);
-		return false;
-	}
-	return true;
-}
-
 static void checkpoint_write(struct backfill *b)
 {
 	struct scan *s = &b->scan;
@@ -119,12 +57,13 @@ static void checkpoint_write(struct backfill *b)
 		if (s->state[i] == SLOT_DONE)
 			r.slots[i / 8] |= (uint8_t)(1u << (i % 8));
 	r.sum = record_sum(&r);
-	if (record_store(b, &r))
+	/* A slot that is done may hold keys that could not be carried: those are named first. */
+	if (uncarried_save(b) && file_store(b, NAME, &r, sizeof(r)))
 		b->checkpoint_dirty = false;
 }
 
 /* Why the record cannot be used, NULL if it can. */
-static const char *record_unfit(struct backfill *b, const struct record *r, ssize_t n)
+static const char *record_unfit(struct backfill *b, const struct record *r, size_t n)
 {
 	if (n != sizeof(*r) || memcmp(r->magic, MAGIC, 4) != 0 || r->format != FORMAT || r->size != sizeof(*r))
 		return "it is of another format or cut short";
@@ -147,24 +86,17 @@ bool checkpoint_load(struct backfill *b)
 {
 	struct scan *s = &b->scan;
 	struct record r;
-	char path[4096];
 	const char *why;
+	sds text = file_read(b, NAME, sizeof(r) + 1);
 
-	if (!b->config.state_dir)
+	if (!text)
 		return false;
-	path_of(b, "", path, sizeof(path));
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0) {
-		if (errno != ENOENT)
-			log_errno(b, "read", path);
-		return false;
-	}
 	memset(&r, 0, sizeof(r));
-	ssize_t n = read(fd, &r, sizeof(r));
-	close(fd);
-	why = record_unfit(b, &r, n);
+	memcpy(&r, text, sdslen(text) < sizeof(r) ? sdslen(text) : sizeof(r));
+	why = record_unfit(b, &r, sdslen(text));
+	sdsfree(text);
 	if (why) {
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "checkpoint '%s' is not used, the copy begins again: %s", path, why);
+		b->host->log(b->host->ctx, BF_LOG_WARNING, "checkpoint '%s/%s' is not used, the copy begins again: %s", b->config.state_dir, NAME, why);
 		return false;
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
@@ -198,13 +130,6 @@ void checkpoint_tick(struct backfill *b, double now, bool force)
 
 void checkpoint_remove(struct backfill *b)
 {
-	char path[4096];
-
 	b->checkpoint_dirty = false;
-	if (!b->config.state_dir)
-		return;
-	path_of(b, "", path, sizeof(path));
-	if (unlink(path) < 0 && errno != ENOENT)
-		log_errno(b, "remove", path);
-	fsync_dir(b->config.state_dir);
+	file_remove(b, NAME);
 }

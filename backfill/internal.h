@@ -306,6 +306,31 @@ bool reply_each(struct slice reply, void (*fn)(void *arg, struct slice key), voi
 /* [cursor, [keys]] of SCAN. */
 bool reply_scan(struct slice reply, uint64_t *cursor, struct slice *keys);
 
+/* ---- uncarried.c: keys whose values the follower cannot hold ---- */
+
+struct uncarried;
+struct uncarried *uncarried_new(struct backfill *b);
+void uncarried_free(struct uncarried *u); /* after every connection has answered */
+void uncarried_load(struct backfill *b);
+bool uncarried_save(struct backfill *b);  /* true: what is known is on disk */
+void uncarried_clear(struct backfill *b); /* and the file */
+/* The key that was read just now. True: the list with it is on disk, the key may be let go; else it has to come again. */
+bool uncarried_add(struct backfill *b, const struct copy *c, const char *why);
+void uncarried_gone(struct backfill *b, const struct copy *c); /* it was read, and can be copied, or is no more */
+void uncarried_beyond(struct backfill *b, uint64_t keys);      /* so many are in databases that the follower does not have */
+/* Only the follower has it, since a flip went over its head. */
+bool uncarried_left_behind(struct backfill *b, uint16_t db, struct slice key, uint16_t slot);
+void uncarried_none_missing(struct backfill *b);               /* a verify found every key on the follower */
+/* A key as printable text, cut. To be freed. */
+sds uncarried_text(struct slice key);
+
+/* ---- file.c ---- */
+
+/* False, told in the log: what was there is still there. */
+bool file_store(struct backfill *b, const char *name, const void *data, size_t n);
+sds file_read(struct backfill *b, const char *name, size_t max); /* NULL: none, or it cannot be read, which is told */
+void file_remove(struct backfill *b, const char *name);
+
 /* ---- checkpoint.c ---- */
 
 /* Fills done slots, cursor and counters of b->scan; false: none, or none that fits. */
@@ -369,6 +394,7 @@ struct backfill {
 	unsigned repairs;         /* repairs that are ours */
 	sds scratch;              /* for building requests */
 	struct biglane *biglane;
+	struct uncarried *uncarried;
 	struct hold *holds;       /* the first one is asked for or held */
 	struct tour *rescan, *verify;
 	ev_prepare feed;

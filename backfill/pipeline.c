@@ -209,19 +209,32 @@ void item_lost(struct backfill *b, struct item *i, bool at_once)
 	item_queue(b, i);
 }
 
-/* The receiver has no such type at all: told, counted, and not in the way of the others. */
+/* The follower is left without it, which is better than with an older value; before that it is named for good (uncarried.c). */
 void item_uncarried(struct backfill *b, struct item *i, const char *why)
 {
 	struct copy *c = item_copy(i);
+	struct slice words[2] = { SLICE_LIT("UNLINK"), copy_key(c) };
 
-	if (bf_may_log(b, LOGK_UNCARRIED))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "a key of slot %u cannot be carried to the %s: %s", c->slot,
-			     side_name(SIDE_OTHER(c->from)), why ? why : "unknown type");
-	stat_add(&b->stats->uncarried, 1);
-	if (i->unit)
-		item_end(b, i, true);
-	else
-		item_fail(b, i, why);
+	if (i->serial)
+		biglane_discard(b->biglane, i);
+	if (item_dropped(i)) {
+		item_end(b, i, false);
+		return;
+	}
+	if (!uncarried_add(b, c, why)) {
+		item_delay(b, i, DELAY_MEDIUM);
+		return;
+	}
+	if (c->token == TOKEN_BUSY) {
+		item_lost(b, i, false);
+		return;
+	}
+	item_clear_block(i);
+	c->block = must(resp_cat_request(sdsempty(), 2, words));
+	c->ncommands = 1;
+	c->tmp = 0;
+	c->uncarried = true;
+	item_offer(b, i);
 }
 
 /* ---- towards a node ---- */
@@ -237,6 +250,7 @@ void item_queue(struct backfill *b, struct item *i)
 		return;
 	}
 	c->kind = COPY_APPLY;
+	c->uncarried = false;
 	c->from = bf_authority(b, c->slot);
 	n = conn_of(b, c->from, c->slot);
 	if (!n && i->unit)
@@ -467,6 +481,7 @@ static void on_read(void *arg, struct slice reply, const char *why)
 	switch (r) {
 	case RECIPE_OK:
 	case RECIPE_GONE:
+		uncarried_gone(b, item_copy(i));
 		item_offer(b, i);
 		break;
 	case RECIPE_RETYPE:
@@ -572,8 +587,10 @@ void backfill_copied(struct backfill *b, struct copy *c)
 	switch (c->result) {
 	case COPY_APPLIED:
 		b->refused_until = 0;
-		stat_add(&b->stats->keys_copied, 1);
-		i->unit->copied++;
+		if (!c->uncarried) {
+			stat_add(&b->stats->keys_copied, 1);
+			i->unit->copied++;
+		}
 		stat_add(&b->stats->bytes, i->charged > ITEM_OVERHEAD ? i->charged - ITEM_OVERHEAD : 0);
 		item_end(b, i, true);
 		break;

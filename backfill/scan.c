@@ -535,11 +535,10 @@ static void on_scan_keyspace(void *arg, const struct keyspace *k)
 		return;
 	}
 	s->dbs = k->dbs;
-	if (k->beyond[s->from]) {
+	if (k->beyond[s->from])
 		b->host->log(b->host->ctx, BF_LOG_WARNING, "%llu keys are in databases that the %s does not have: they are not copied",
 			     (unsigned long long)k->beyond[s->from], side_name(SIDE_OTHER(s->from)));
-		stat_set(&b->stats->uncarried, k->beyond[s->from]);
-	}
+	uncarried_beyond(b, k->beyond[s->from]);
 	/* What is left behind a cursor from a checkpoint cannot be known: the total is that of the server. */
 	uint64_t copied = stat_get(&b->stats->keys_copied);
 	stat_set(&b->stats->keys_total, k->keys[s->from] > copied ? k->keys[s->from] : copied);
@@ -625,6 +624,7 @@ void scan_stop(struct backfill *b)
 	scan_init(b);
 	stat_set(&b->stats->state, BF_IDLE);
 	checkpoint_remove(b);
+	uncarried_clear(b);
 }
 
 void scan_feed(struct backfill *b, double now)

@@ -456,6 +456,8 @@ static void tour_end(struct tour *t)
 	stat_set(&s->verified_at_ms, (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000);
 	stat_set(&s->verify_total, stat_get(&s->checked));
 	stat_set(&s->verifying, false);
+	if (stat_get(&s->missing) == 0)
+		uncarried_none_missing(t->b);
 	stat_add(&s->verify_runs, 1);
 	t->b->host->event(t->b->host->ctx, "verify finished");
 }

@@ -20,6 +20,7 @@ struct backfill_thread {
 	struct bf_stats stats;
 	uint64_t posted;            /* orders; control's own */
 	_Atomic uint64_t processed;
+	struct uncarried_report *uncarried; /* control's own */
 	/* the thread's own */
 	struct ev_loop *loop;
 	struct backfill *backfill;
@@ -113,6 +114,29 @@ static void host_log(void *ctx, int level, const char *fmt, ...)
 	va_end(ap);
 }
 
+struct uncarried_mail {
+	struct backfill_thread *t;
+	struct uncarried_report *report;
+};
+
+static void run_uncarried(void *arg)
+{
+	struct uncarried_mail *m = arg;
+
+	uncarried_report_free(m->t->uncarried);
+	m->t->uncarried = m->report;
+	free(m);
+}
+
+static void host_uncarried(void *ctx, struct uncarried_report *r)
+{
+	struct backfill_thread *t = ctx;
+	struct uncarried_mail *m = malloc(sizeof(*m));
+
+	*m = (struct uncarried_mail){ t, r };
+	mailbox_post(t->mail, t->to_control, t->self, run_uncarried, m);
+}
+
 static int64_t host_now_ms(void *ctx, enum side side)
 {
 	struct backfill_thread *t = ctx;
@@ -145,6 +169,10 @@ static void run_order(void *arg)
 	case BACKFILL_START:
 		memcpy(t->migration, m->migration, sizeof(t->migration));
 		backfill_start(t->backfill);
+		break;
+	case BACKFILL_ADOPT:
+		memcpy(t->migration, m->migration, sizeof(t->migration));
+		backfill_adopt(t->backfill);
 		break;
 	case BACKFILL_PAUSE:
 		backfill_pause(t->backfill);
@@ -359,7 +387,8 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->self = THREAD_BACKFILL(workers);
 	t->to_control = THREAD_CONTROL(workers);
 	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
-					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes };
+					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes,
+					  .uncarried = host_uncarried };
 	atomic_store(&t->stats.eta_s, -1);
 	return t;
 }
@@ -389,12 +418,19 @@ void backfill_thread_end(struct backfill_thread *t)
 void backfill_thread_free(struct backfill_thread *t)
 {
 	assert(!t || !t->running);
+	if (t)
+		uncarried_report_free(t->uncarried);
 	free(t);
 }
 
 const struct bf_stats *backfill_thread_stats(const struct backfill_thread *t)
 {
 	return &t->stats;
+}
+
+const struct uncarried_report *backfill_thread_uncarried(const struct backfill_thread *t)
+{
+	return t->uncarried;
 }
 
 bool backfill_thread_behind(const struct backfill_thread *t)

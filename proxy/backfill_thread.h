@@ -15,11 +15,13 @@ void backfill_thread_begin(struct backfill_thread *t, struct fleet *fleet);
 void backfill_thread_end(struct backfill_thread *t);
 void backfill_thread_free(struct backfill_thread *t);
 
-/* `migration` counts for BACKFILL_START. */
+/* `migration` counts for BACKFILL_START and BACKFILL_ADOPT. */
 void backfill_thread_order(struct backfill_thread *t, enum backfill_order what, const struct order_args *args, const char *migration);
 void backfill_thread_topology(struct backfill_thread *t, struct topology *topology); /* takes the reference */
 
 const struct bf_stats *backfill_thread_stats(const struct backfill_thread *t);
+/* The keys that cannot be carried, as they were told last; NULL: none was ever. Valid until the control thread reads its mail. */
+const struct uncarried_report *backfill_thread_uncarried(const struct backfill_thread *t);
 /* Orders were posted that the thread has not carried out yet: its stats do not show them. */
 bool backfill_thread_behind(const struct backfill_thread *t);
 

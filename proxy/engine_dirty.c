@@ -499,7 +499,9 @@ static void apply(struct engine *e, struct cwrite *w)
 	w->replies_left = c->ncommands;
 	w->queued = sdslen(c->block);
 	w->slot_marks = e->slots[c->slot].marks;
-	if (deletes(c)) /* it expired or was deleted: whoever makes it anew may be a client of ours */
+	if (c->uncarried) /* no effect may make a part of it: its writes are copies, too, which tell when it can be carried */
+		known_add(&e->foreign, h);
+	else if (deletes(c)) /* it expired or was deleted: whoever makes it anew may be a client of ours */
 		known_remove(&e->foreign, h);
 	w->applies = k != NULL;
 	if (k)
@@ -581,7 +583,10 @@ static void inband_compose(struct engine *e, struct cwrite *w)
 		read_inband(e, w);
 		break;
 	}
-	default:
+	case RECIPE_CANNOT:
+		inband_failed(e, w, COPY_TOO_BIG, why);
+		break;
+	case RECIPE_ERROR:
 		inband_failed(e, w, COPY_ERROR, why);
 	}
 }

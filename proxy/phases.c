@@ -460,6 +460,7 @@ void phases_begin(struct phases *p, const char *why_void, bool unwatched, int64_
 		p->io->mirror(p->ctx, true);
 		break;
 	case PHASE_CUTOVER: /* everything was copied before; what differs since is dirty, and repaired without a scan */
+		p->io->backfill(p->ctx, BACKFILL_ADOPT, NULL, p->rec.migration);
 		break;
 	case PHASE_BACKFILL:
 	case PHASE_SYNCED:

@@ -68,7 +68,7 @@ struct phase_facts {
 	char check_error[512]; /* the first of them */
 };
 
-enum backfill_order { BACKFILL_START, BACKFILL_PAUSE, BACKFILL_RESUME, BACKFILL_STOP, BACKFILL_THROTTLE, BACKFILL_VERIFY };
+enum backfill_order { BACKFILL_START, BACKFILL_ADOPT, BACKFILL_PAUSE, BACKFILL_RESUME, BACKFILL_STOP, BACKFILL_THROTTLE, BACKFILL_VERIFY };
 
 struct phase_io {
 	void (*facts)(void *ctx, struct phase_facts *f);

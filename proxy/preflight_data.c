@@ -118,7 +118,7 @@ static void judge_types(struct preflight *p)
 	else if (s->types.n == 0 && sampled > 0)
 		say(p, LEVEL_OK, "types", NULL, "no type of a module among %s%llu keys of the source", all ? "all " : "the first ", (ull)sampled);
 	if (p->in.uncarried > 0)
-		say(p, LEVEL_ERR, "uncarried", "the log says why; remove them or change them, or leave them behind with cutover --force",
+		say(p, LEVEL_ERR, "uncarried", "proxyctl status names them and says why; remove them or change them, or leave them behind with cutover --force",
 		    "%llu key%s could not be carried to the other side", (ull)p->in.uncarried, PLURAL(p->in.uncarried));
 }
 

@@ -35,6 +35,17 @@ static json_t *target_slots(const struct state_record *r)
 	return ranges;
 }
 
+static void add_uncarried(json_t *o, const struct uncarried_report *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; r && i < r->n; i++)
+		json_array_append_new(list, json_pack("{sissssss}", "db", (int)r->at[i].db, "key", r->at[i].key, "to", side_name(r->at[i].to),
+						      "why", r->at[i].why));
+	json_object_set_new(o, "uncarried_keys", list);
+	json_object_set_new(o, "uncarried_all_named", json_boolean(!r || r->complete));
+}
+
 static json_t *backfill_json(const struct control *c)
 {
 	static const struct bf_stats none = { .eta_s = -1 };
@@ -54,6 +65,7 @@ static json_t *backfill_json(const struct control *c)
 	json_object_set_new(o, "held_by", json_string(bf_held_names[GET(s->held_by)]));
 	json_object_set_new(o, "slots_done", number(GET(s->slots_done)));
 	json_object_set_new(o, "uncarried", number(GET(s->uncarried)));
+	add_uncarried(o, c->backfill ? backfill_thread_uncarried(c->backfill) : NULL);
 	json_object_set_new(o, "limits", json_pack("{sIsIsb}", "keys_per_s", (json_int_t)c->throttle.keys_per_s, "bytes_per_s",
 						  (json_int_t)c->throttle.bytes_per_s, "adaptive", c->throttle.adaptive));
 	return o;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define ALL_SLOTS 16384
+#define UNCARRIED_SHOWN 5
 
 /* ---- looking up */
 
@@ -188,6 +189,27 @@ static void print_slots(const json_t *ranges, FILE *out)
 	fprintf(out, " (%u of %d slots)\n", n, ALL_SLOTS);
 }
 
+static void print_uncarried(const json_t *backfill, FILE *out)
+{
+	char n[WORDED_MAX];
+	int64_t keys = status_int(backfill, "uncarried", 0);
+	const json_t *list = json_object_get(backfill, "uncarried_keys");
+	size_t i;
+	json_t *key;
+
+	if (keys == 0)
+		return;
+	fprintf(out, "uncarried   %s key%s cannot be carried to the other side\n", word_count(keys, n), keys == 1 ? "" : "s");
+	json_array_foreach (list, i, key) {
+		if (i == UNCARRIED_SHOWN) {
+			fprintf(out, "            … (--json names up to 100)\n");
+			break;
+		}
+		fprintf(out, "            '%s' of database %" PRId64 " to the %s: %s\n", status_text(key, "key", "?"), status_int(key, "db", 0),
+			status_text(key, "to", "?"), status_text(key, "why", "?"));
+	}
+}
+
 static void print_backfill(const json_t *status, FILE *out)
 {
 	char a[WORDED_MAX], b[WORDED_MAX], c[WORDED_MAX];
@@ -203,6 +225,7 @@ static void print_backfill(const json_t *status, FILE *out)
 	if (status_int(status, "backfill.keys_retried", 0))
 		fprintf(out, ", %s read again", word_count(status_int(status, "backfill.keys_retried", 0), a));
 	fprintf(out, "\n");
+	print_uncarried(json_object_get(status, "backfill"), out);
 	if (!running)
 		return;
 	fprintf(out, "            %s keys/s, held by %s", word_count(rate, a), *held ? held : "nothing");
