@@ -320,6 +320,14 @@ static void on_number(void *arg, struct slice reply, const char *why)
 	view_answered(v);
 }
 
+/* What has ended by one side's clock and not by the other's is no difference: both hold the same millisecond (docs/operations.md, clocks). */
+int64_t later_clock_ms(struct backfill *b)
+{
+	int64_t source = b->host->now_ms(b->host->ctx, SIDE_SOURCE), target = b->host->now_ms(b->host->ctx, SIDE_TARGET);
+
+	return source > target ? source : target;
+}
+
 static void view_digest(struct view *v, struct slice *replies)
 {
 	struct check *c = v->c;
@@ -335,7 +343,7 @@ static void view_digest(struct view *v, struct slice *replies)
 	v->recipe = RECIPE_DUMP;
 	if (c->stage == CHECK_DUMP && resp_item(replies[0].p, replies[0].p + replies[0].n, &item) && item.type == '$')
 		v->recipe = (uint8_t)payload_type_recipe(item.text);
-	v->result = value_digest((enum recipe)c->recipe, replies, 2, b->host->now_ms(b->host->ctx, side), &v->digest, &v->expires_at_ms, &why);
+	v->result = value_digest((enum recipe)c->recipe, replies, 2, later_clock_ms(b), &v->digest, &v->expires_at_ms, &why);
 	if (v->result == RECIPE_ERROR) {
 		v->lost = true;
 		if (!v->elsewhere && bf_may_log(b, LOGK_CHECK))
@@ -446,12 +454,10 @@ static bool expiry_equal(const struct view *a, const struct view *f)
 	return d >= -EXPIRY_TOLERANCE_MS && d <= EXPIRY_TOLERANCE_MS;
 }
 
-/* It ends in a moment on both sides, by clocks that are not quite the same. */
+/* It ends in a moment on both sides, by clocks that are not known to the millisecond. */
 static bool ends_soon(struct check *c, const struct view *there)
 {
-	struct backfill *b = c->t->b;
-
-	return there->expires_at_ms >= 0 && there->expires_at_ms < b->host->now_ms(b->host->ctx, c->from) + EXPIRES_SOON_MS;
+	return there->expires_at_ms >= 0 && there->expires_at_ms < later_clock_ms(c->t->b) + EXPIRES_SOON_MS;
 }
 
 static void compare_one_sided(struct check *c)

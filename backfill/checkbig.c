@@ -431,7 +431,9 @@ static void heads_typed(struct bigcheck *g)
 	sds s;
 
 	if (a->expires_at_ms == -2 || f->expires_at_ms == -2) {
-		big_decide(g, a->expires_at_ms == f->expires_at_ms ? DIFF_NONE : a->expires_at_ms == -2 ? DIFF_EXTRA : DIFF_MISSING);
+		int64_t other = a->expires_at_ms == -2 ? f->expires_at_ms : a->expires_at_ms; /* -2: both are gone */
+		bool over = other == -2 || (other >= 0 && other < later_clock_ms(g->t->b) + EXPIRES_SOON_MS);
+		big_decide(g, over ? DIFF_NONE : a->expires_at_ms == -2 ? DIFF_EXTRA : DIFF_MISSING);
 		return;
 	}
 	for (unsigned i = 0; i < KINDS; i++)

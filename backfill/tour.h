@@ -130,6 +130,7 @@ void check_decide(struct check *c, enum difference d);  /* of a finished compari
 void check_again(struct check *c, bool failed);          /* not conclusive; failed: could not be read */
 void check_elsewhere(struct check *c);
 bool check_dropped(const struct check *c);
+int64_t later_clock_ms(struct backfill *b); /* of the two sides' clocks */
 void check_drop(struct check *c);
 static inline struct slice check_key(const struct check *c)
 {

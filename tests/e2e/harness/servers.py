@@ -6,7 +6,7 @@ are put together by hand instead of by `--cluster create`, which takes longer.
 import os
 import time
 
-from . import keyspace, ports
+from . import clock, keyspace, ports
 from .keyspace import diff  # noqa: F401 (for users of this module)
 from .process import ROOT, Process, wait_until
 from .resp import Client, RespError
@@ -67,8 +67,9 @@ def first_key(args):
 class Node(Process):
     """One server process."""
 
-    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None):
+    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None, clock_s=0):
         super().__init__(label or kind)
+        self.env = dict(os.environ, LD_PRELOAD=clock.library(clock_s)) if clock_s else None
         self.kind = kind
         self.cluster_enabled = cluster
         self._ports = [] if port else [ports.reserve() for _ in range(2 if cluster else 1)]
@@ -114,7 +115,7 @@ class Node(Process):
         with open(path, "w") as f:
             for name, value in self._settings().items():
                 f.write("%s %s\n" % (name, value))
-        self.spawn([program(self.kind), path])
+        self.spawn([program(self.kind), path], env=self.env)
         if wait:
             self.wait_ready()
 
@@ -178,10 +179,10 @@ class Node(Process):
 
 
 class Standalone(Node):
-    """One server, not a cluster."""
+    """One server, not a cluster. clock_s: its clock is so many seconds ahead of this machine's."""
 
-    def __init__(self, kind="redis-7.0", conf=None, port=None, tls=None):
-        super().__init__(kind, conf=conf, port=port, tls=tls)
+    def __init__(self, kind="redis-7.0", conf=None, port=None, tls=None, clock_s=0):
+        super().__init__(kind, conf=conf, port=port, tls=tls, clock_s=clock_s)
         self.wait_ready()
 
     @property
