@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "net/transport.h"
+#include "proxy/alone.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
 #include "resp/convert.h"
@@ -216,13 +217,21 @@ void client_await(struct client *c, struct req *r)
 		client_enqueue(c, r);
 }
 
+static void send_held(struct worker *w, struct req *r)
+{
+	if (r->cmd->policy == POLICY_ALONE)
+		alone_submit(w, r);
+	else
+		worker_submit(w, r);
+}
+
 void client_hold_for(struct worker *w, struct client *c, struct req *r)
 {
 	c->hold = true;
 	r->parked = c->head != NULL;
 	client_enqueue(c, r);
 	if (!r->parked)
-		worker_submit(w, r);
+		send_held(w, r);
 }
 
 /* What is held for is the last request: nothing behind it was read. */
@@ -232,7 +241,7 @@ static void hold_turn(struct worker *w, struct client *c)
 		c->hold = false;
 	} else if (c->head->parked) {
 		c->head->parked = false;
-		worker_submit(w, c->head);
+		send_held(w, c->head);
 	}
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "proxy/alone.h"
 #include "proxy/blocking.h"
 #include "proxy/client.h"
 #include "proxy/local.h"
@@ -311,6 +312,10 @@ static void serve(struct worker *w, struct client *c, const struct resp_request 
 	case POLICY_FANOUT:
 		if (db_is_there(w, c))
 			fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
+		return;
+	case POLICY_ALONE:
+		if (db_is_there(w, c))
+			alone_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
 		return;
 	case POLICY_BLOCK:
 		if (db_is_there(w, c))

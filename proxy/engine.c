@@ -200,7 +200,7 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 {
 	struct req *r;
 
-	if (e->gate.holder)
+	if (gate_is_shut(e))
 		return; /* the gate's end comes back to it */
 	if (w->why & WAIT_RESEND) {
 		if (e->slots[w->slot].inflight || e->io.now_us(e->io.ctx) < w->resume_us)
@@ -218,7 +218,7 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 		while ((r = req_list_pop(&resend)))
 			start(e, r);
 	}
-	while ((r = w->queue.head) && !e->gate.holder && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
+	while ((r = w->queue.head) && !gate_is_shut(e) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
 		req_list_pop(&w->queue);
 		start(e, r);
 	}
@@ -241,13 +241,13 @@ void engine_submit(struct engine *e, struct req *r)
 	struct slot_state *s = &e->slots[r->slot];
 
 	assert(s->flags & SLOT_MINE); /* invariant 1 */
-	if (e->gate.holder) {
-		req_list_push(&e->gate.queue, r);
-		return;
-	}
-	if (r->waits) {
+	if (r->waits) { /* at once, so that its end from outside finds it; its tries wait */
 		park_arrive(e, r);
 		park_after(e);
+		return;
+	}
+	if (gate_is_shut(e)) {
+		req_list_push(&e->gate.queue, r);
 		return;
 	}
 	if ((s->wait || s->flags & SLOT_FENCED) && must_wait(s, r)) {
@@ -571,6 +571,7 @@ void engine_turn(struct engine *e)
 			wait_resume(e, w);
 	}
 	fence_turn(e);
+	alone_turn(e);
 	dirty_pump(e);
 	atomic_store_explicit(&e->stats->queued, e->queued, memory_order_relaxed);
 	atomic_store_explicit(&e->stats->queued_bytes, e->queued_bytes, memory_order_relaxed);
@@ -596,7 +597,7 @@ void engine_release(struct engine *e, uint16_t slot)
 
 bool engine_wants_turns(const struct engine *e)
 {
-	return e->waits || e->fence.stage != FENCE_NONE || e->dirty.table || e->dirty_slots || e->queued;
+	return e->waits || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
 }
 
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)
@@ -613,7 +614,7 @@ bool engine_settled(const struct engine *e)
 
 bool engine_idle(const struct engine *e)
 {
-	if (e->queued || e->waits || e->gate.holder)
+	if (e->queued || e->waits || e->gate.holder || e->alone.stage != ALONE_NONE)
 		return false;
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (e->slots[i].inflight)

@@ -50,6 +50,7 @@ struct engine_io {
 	void (*watch_disarm)(struct watch *v);
 	bool (*watch_kill)(void *ctx, struct watch *v, enum side side, uint16_t slot, reply_fn *fn, void *arg);
 	void (*fenced)(void *ctx, uint64_t flip, bool ok, const char *why);
+	void (*alone)(void *ctx, bool follower); /* answers engine_alone_begin: nothing is under way. follower: it has acknowledged everything */
 	/* Tells of the next change that others make to the key, by engine_key_changed; fn gets the reply to EXISTS, asked when that is sure. False: not needed, the
 	 * watch of everything is on. */
 	bool (*watch)(void *ctx, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
@@ -114,6 +115,15 @@ struct fence_result {
 void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out);
 void engine_unfence(struct engine *e, uint64_t flip);
 void engine_finish(struct engine *e, enum side authority); /* no follower any more */
+/* A command that runs alone, one at a time (race 5). From begin to end nothing new is sent; io->alone comes when nothing is in flight; what the follower still has to acknowledge
+ * is waited for at most follower_ms. Then the servers are asked, and end tells what became of it. why: of ALONE_UNSURE. */
+enum alone_result {
+	ALONE_NOTHING, /* no server has done anything */
+	ALONE_EMPTIED, /* both sides have lost the keys */
+	ALONE_UNSURE,  /* everything may differ, or be elsewhere than before */
+};
+void engine_alone_begin(struct engine *e, unsigned follower_ms);
+void engine_alone_end(struct engine *e, enum alone_result result, const char *why);
 bool engine_wants_turns(const struct engine *e);           /* something waits for time */
 /* The limits that may change while running. */
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max);

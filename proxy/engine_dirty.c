@@ -339,6 +339,8 @@ void dirty_pump(struct engine *e)
 	int64_t now = e->io.now_us(e->io.ctx);
 	struct dirty_key *k;
 
+	if (alone_is_on(e))
+		return;
 	while (e->repairs < ENGINE_REPAIRS_MAX && (k = dirty_due(&e->dirty, now))) {
 		if (fence_postpones(e, k)) {
 			dirty_set_state(&e->dirty, k, DIRTY_IDLE, now + BACKOFF_MIN_US);
@@ -656,7 +658,7 @@ static bool may_copy(struct engine *e, const struct copy *c)
 {
 	enum side from = slot_authority(e, c->slot);
 
-	if (c->kind == COPY_FAILED || !e->mirroring || c->from != from || (e->slots[c->slot].flags & SLOT_FENCED && fence_is_proven(e)))
+	if (c->kind == COPY_FAILED || !e->mirroring || alone_is_on(e) || c->from != from || (e->slots[c->slot].flags & SLOT_FENCED && fence_is_proven(e)))
 		return false;
 	return e->queued_bytes < e->opt.queue_max && both_up(e, c->slot);
 }

@@ -95,8 +95,8 @@ static void line_erase(struct engine *e)
 /* Clients' commands are on their way, or a node is not connected: it could not be asked for a proof, and what it would have told is missed. */
 static bool is_draining(const struct engine *e)
 {
-	if (e->gate.holder)
-		return "commands are in flight";
+	if (e->gate.holder || alone_is_on(e)) /* the servers' part of what runs alone is in no slot's account */
+		return true;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		const struct slot_state *s = &e->slots[i];
 		if (!is_fenced(e, i))

@@ -3,7 +3,7 @@
  *
  *   open ── EXEC whose watch still holds ──► closed ── nothing in flight ──► running ── its reply ──► open
  *
- * While the gate is closed what comes is queued, in order. The keys that the transaction wrote are reported on the data connection, since NOLOOP knows that
+ * While the gate is closed what comes is queued, in order. A command that runs alone (engine_alone.c) shuts it in the same way, and has no holder. The keys that the transaction wrote are reported on the data connection, since NOLOOP knows that
  * connection only: one report of each such key is an echo, until a PING behind the reply has come back; one more, or one of a key that was not written, is
  * somebody else's. The PING counts as in flight, so no flip happens before. */
 #include "proxy/engine_internal.h"
@@ -128,16 +128,18 @@ static void end_echoes(struct engine *e)
 
 /* --- the gate --- */
 
-static void open_gate(struct engine *e)
+/* A command that is to run alone goes first: what waits here waits for it, too. */
+void gate_open(struct engine *e)
 {
 	struct slot_wait *w, *next;
 	struct req *r;
 
 	e->gate.holder = NULL;
 	e->gate.running = false;
-	while (!e->gate.holder && (r = req_list_pop(&e->gate.queue)))
+	alone_turn(e);
+	while (!gate_is_shut(e) && (r = req_list_pop(&e->gate.queue)))
 		engine_submit(e, r);
-	for (w = e->waits; w && !e->gate.holder; w = next) {
+	for (w = e->waits; w && !gate_is_shut(e); w = next) {
 		next = w->next;
 		engine_wait_lift(e, w->slot, 0);
 	}
@@ -185,7 +187,7 @@ void gate_turn(struct engine *e)
 	if (!r || e->gate.running || (e->inflight && !fault("race-14-gate")))
 		return;
 	if (!still_watches(e, r)) {
-		open_gate(e);
+		gate_open(e);
 		return;
 	}
 	e->gate.running = true;
@@ -204,7 +206,7 @@ static void unknown(struct engine *e, struct req *r)
 	mirror_unknown(e, r, "a transaction's connection was lost");
 	engine_answer_error(e, r, text);
 	end_echoes(e);
-	open_gate(e);
+	gate_open(e);
 }
 
 static void on_killed(void *arg, const struct reply *reply)
@@ -226,7 +228,7 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 	if (!reply->sent || !r->write) {
 		answer_null(e, r);
 		end_echoes(e);
-		open_gate(e);
+		gate_open(e);
 		return;
 	}
 	snprintf(e->gate.why, sizeof e->gate.why, "%s", reply->why);
@@ -256,7 +258,7 @@ void gate_replied(struct engine *e, struct req *r, const struct reply *reply)
 			e->io.answer(e->io.ctx, r);
 	}
 	end_echoes(e);
-	open_gate(e);
+	gate_open(e);
 }
 
 void gate_release(struct engine *e)

@@ -4,6 +4,7 @@
 #ifndef CROSSFADE_ENGINE_INTERNAL_H
 #define CROSSFADE_ENGINE_INTERNAL_H
 
+#include "backfill/fault.h"
 #include "proxy/changes.h"
 #include "proxy/derived.h"
 #include "proxy/dirty.h"
@@ -146,12 +147,21 @@ struct fence {
 
 /* One EXEC on a client's own connection at a time; nothing else meanwhile (engine_gate.c). */
 struct gate {
-	struct req *holder;      /* NULL: open */
+	struct req *holder;      /* NULL: open, unless a command runs alone */
 	bool running;            /* it was sent */
-	struct req_list queue;   /* what waits for the gate */
+	struct req_list queue;   /* what waits for the gate; for the end of a command that runs alone, too */
 	struct echoes *echoes;   /* reports to come of keys that such EXECs wrote, oldest first */
 	struct echoes *now;      /* of the one that runs */
 	char why[256];           /* its connection was lost */
+};
+
+/* A command that runs alone (engine_alone.c). */
+enum alone_stage { ALONE_NONE, ALONE_WANTED, ALONE_SHUT, ALONE_QUIET };
+
+struct alone_fence {
+	enum alone_stage stage;
+	int64_t follower_us, follower_until_us;
+	bool mirrored;           /* it counts as a write to every key */
 };
 
 struct echoes;
@@ -169,6 +179,7 @@ struct engine {
 	struct changes changes;  /* of the large key that is being copied */
 	struct fence fence;
 	struct gate gate;
+	struct alone_fence alone;
 	uint64_t inflight;       /* of all slots */
 	struct park park;        /* clients that wait */
 	struct slot_wait *waits;
@@ -307,6 +318,20 @@ void gate_replied(struct engine *e, struct req *r, const struct reply *reply);
 bool gate_echo(struct engine *e, enum side side, keyhash h); /* is this report ours? */
 void gate_wrote(struct engine *e, const struct wkey *keys, uint32_t n);
 void gate_release(struct engine *e);
+
+void gate_open(struct engine *e);
+
+/* engine_alone.c */
+void alone_turn(struct engine *e);
+static inline bool alone_is_on(const struct engine *e)
+{
+	return e->alone.stage >= ALONE_SHUT;
+}
+
+static inline bool gate_is_shut(const struct engine *e)
+{
+	return e->gate.holder || (alone_is_on(e) && !fault("race-5-fence"));
+}
 
 /* engine_multi.c: transactions */
 void multi_prepare(struct engine *e, struct mwrite *mw, struct req *r);

@@ -253,6 +253,17 @@ void journal_slot(struct journal *j, uint16_t slot, bool dirty)
 	set_bit(j, slot);
 }
 
+void journal_hold(struct journal *j, uint16_t slot)
+{
+	j->owed++;
+	hold_slot(j, slot);
+}
+
+void journal_let_go(struct journal *j, uint16_t slot)
+{
+	journal_remove(j, SLOT_REF, slot);
+}
+
 uint64_t journal_owed(const struct journal *j)
 {
 	return j->owed;

@@ -126,6 +126,7 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 	case POLICY_SCAN:
 	case POLICY_SLOT:
 		return "inside a transaction it would ask one node only";
+	case POLICY_ALONE:
 	case POLICY_REFUSE:
 	case POLICY_LATER:
 		break;

@@ -146,6 +146,7 @@ static void forget_connection(struct upstream *u)
 	}
 	u->client_id = 0;
 	u->watching = false;
+	u->flushes = u->nulls_due = 0;
 	u->sample_at = 0;
 	close_reset(u);
 	block_unref(u->in);
@@ -626,4 +627,47 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
 		upstream_give_up(u, why);
 	}
+}
+
+/* --- flushes of our own --- */
+
+void upstream_expect_flush(struct upstream *u)
+{
+	if (!u->watching)
+		return;
+	u->flushes++;
+	u->nulls_due++;
+}
+
+bool upstream_take_flush(struct upstream *u)
+{
+	if (!u->nulls_due)
+		return false;
+	u->nulls_due--;
+	return true;
+}
+
+static void on_flush_seen(void *arg, const struct reply *r)
+{
+	struct upstream *u = arg;
+
+	if (r->p && u->flushes && --u->flushes == 0)
+		u->nulls_due = 0;
+}
+
+bool upstream_flush_ends(struct upstream *u, bool done)
+{
+	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
+
+	if (!u->flushes)
+		return false;
+	if (done) {
+		upstream_send(u, UPSTREAM_ANY_DB, ping, sizeof ping - 1, NULL, 1, on_flush_seen, u);
+		return false;
+	}
+	u->flushes--;
+	if (!u->nulls_due)
+		return true;
+	u->nulls_due--;
+	return false;
 }

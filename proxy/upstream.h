@@ -88,6 +88,8 @@ struct upstream {
 	bool formers_gone;       /* no connection of a process that was killed is left there */
 	bool watch;              /* CLIENT TRACKING wanted */
 	bool watching;
+	unsigned flushes, nulls_due; /* of our own, from expect to end; pushes about them that have not come */
+	bool in_doubt;           /* the owner's: an order to all nodes was on its way when it was lost */
 	bool missed;             /* a watched connection was lost, or slots came before it was up: the owner has to look when it is */
 	int64_t client_id;       /* of this connection at the server; 0 unknown */
 	int64_t zombie_id;       /* of the one given up before */
@@ -105,6 +107,10 @@ void upstream_watch(struct upstream *u, bool on); /* wanted from the next connec
 /* db: what the commands are about; a SELECT goes before them if another one was meant last. One that is refused gives the connection up. */
 #define UPSTREAM_ANY_DB (-1) /* they look at no database */
 void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+/* A FLUSHALL of ours is reported to us, too: one push for each, before its end's PING comes back. */
+void upstream_expect_flush(struct upstream *u);
+bool upstream_take_flush(struct upstream *u); /* a push about a flush has come: is it ours? */
+bool upstream_flush_ends(struct upstream *u, bool done); /* done: every node did it; else none is ours from now on, true: one was taken for ours */
 void upstream_flush(struct upstream *u);
 void upstream_close(struct upstream *u);  /* not needed any more; opens again when it is sent something */
 void upstream_give_up(struct upstream *u, const char *why);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "backfill/large.h"
+#include "proxy/alone.h"
 #include "proxy/client.h"
 #include "proxy/journals.h"
 #include "proxy/log.h"
@@ -154,6 +155,14 @@ static bool is_temporary(struct slice key)
 	return key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0;
 }
 
+void worker_flush_seen(struct worker *w)
+{
+	static const char why[] = "a FLUSHALL or FLUSHDB was seen";
+
+	fleet_tell_void(w, why);
+	engine_slots_dirty(w->engine, NULL, why);
+}
+
 /* A push of the watch: keys that somebody else changed; null: everything was flushed. */
 static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
 {
@@ -167,8 +176,8 @@ static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
 		return false;
 	p += resp_item(p, end, &keys);
 	if (keys.type == '_') {
-		fleet_tell_void(w, "a FLUSHALL or FLUSHDB was seen");
-		engine_slots_dirty(w->engine, NULL, "a FLUSHALL or FLUSHDB was seen");
+		if (!upstream_take_flush(u))
+			worker_flush_seen(w);
 		return false;
 	}
 	for (int64_t i = 0; i < keys.n; i++) {
@@ -237,6 +246,7 @@ static void owner_up(void *ctx, struct upstream *u)
 	if (u->missed && engine_is_mirroring(w->engine))
 		node_unseen(w, u, "a node was not watched for a while");
 	u->missed = false;
+	alone_doubt_ends(w, u);
 	engine_unseen(w->engine);
 
 	fleet_note_process(w->fleet, u->side, u->name, u->run_id);
@@ -662,6 +672,7 @@ void worker_release(struct worker *w)
 		free(r);
 	}
 	engine_free(w->engine);
+	alone_free(w);
 	watches_free(w);
 	known_release(&w->preloaded);
 	pubsub_free(w->pubsub);

@@ -18,6 +18,8 @@
 #include "proxy/scripts.h"
 #include "proxy/upstream.h"
 
+struct alone;
+struct alone_part;
 struct client;
 struct fleet;
 struct watch;
@@ -48,6 +50,8 @@ struct worker {
 	const char *password[SIDES];
 	ev_tstamp refresh_told[SIDES];
 	struct db_set used;          /* databases seen to hold keys, on either side */
+	struct alone *alone;         /* the conductor's: commands that run alone, the first is under way (alone.c) */
+	struct alone_part *alone_part; /* of the one under way; NULL: none */
 	bool finished;               /* the follower's side is not spoken to any more */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
 	struct killers *killers;     /* likewise, kill.c's */
@@ -146,6 +150,7 @@ void worker_answer(struct worker *w, struct req *r);    /* from the owner: home 
 void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot */
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);
+void worker_flush_seen(struct worker *w); /* somebody else's FLUSHALL or FLUSHDB */
 void worker_drain(struct worker *w);
 void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);

@@ -7,6 +7,7 @@
 
 #include "backfill/large.h"
 #include "proxy/address.h"
+#include "proxy/alone.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
 #include "proxy/worker.h"
@@ -239,6 +240,11 @@ static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 	fleet_tell_fenced(ctx, flip, ok, why);
 }
 
+static void io_alone(void *ctx, bool follower)
+{
+	alone_quiet(ctx, follower);
+}
+
 static bool io_watch(void *ctx, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg)
 {
 	struct worker *w = ctx;
@@ -279,6 +285,6 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
 		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
-		.fenced = io_fenced, .watch = io_watch, .now_us = io_now_us, .clock_ms = io_clock_ms,
+		.fenced = io_fenced, .alone = io_alone, .watch = io_watch, .now_us = io_now_us, .clock_ms = io_clock_ms,
 	};
 }

@@ -27,6 +27,7 @@ enum cmd_policy {
 	POLICY_SCAN,    /* SCAN: to one primary after another, the cursor says which */
 	POLICY_SLOT,    /* to the node of the slot that the third word names */
 	POLICY_PUBLISH, /* to the node of its channel's slot, without one to that of slot 0; the answer counts this proxy's clients */
+	POLICY_ALONE,   /* to every primary of both sides, while nothing else is under way (proxy/alone.h); `why`: why it cannot be in MULTI */
 	POLICY_LOCAL,   /* answered by the proxy, by `local` */
 	POLICY_BLOCK,   /* waits at its slot's owner until the command without waiting, by `local`, has something (proxy/blocking.h) */
 	POLICY_REFUSE,  /* by design, `why` says why */
@@ -178,6 +179,8 @@ enum {
 	CMD_CHANNEL = 1 << 16,     /* the word behind the name is a channel, which the user must be allowed */
 	CMD_CHANNELS = 1 << 17,    /* all words are */
 	CMD_PATTERNS = 1 << 18,    /* all words are patterns of channels, allowed literally only */
+	CMD_ONE_DB = 1 << 19,      /* POLICY_ALONE: it empties the client's database only */
+	CMD_SWAPS = 1 << 30,       /* …two databases change places */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

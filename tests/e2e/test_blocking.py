@@ -242,7 +242,7 @@ def test_wrong_types_do_not_wake(side):
 
 
 def test_group_goes_while_waited_for(side):
-    goes = [lambda: side.proxy.call("XGROUP", "DESTROY", "{t}x", "g"), lambda: side.proxy.call("DEL", "{t}x"), side.server.flushall]
+    goes = [lambda: side.proxy.call("XGROUP", "DESTROY", "{t}x", "g"), lambda: side.proxy.call("DEL", "{t}x"), side.server.flushall, lambda: side.proxy.call("FLUSHALL")]
     for gone in goes:
         side.server.flushall()
         side.proxy.call("XGROUP", "CREATE", "{t}x", "g", "$", "MKSTREAM")

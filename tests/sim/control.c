@@ -357,11 +357,13 @@ void sim_kill(struct world *w)
 	for (int i = 0; i < 1000 && (w->reqs || !net_quiet(w)) && (w->answered < w->submitted); i++) {
 		w->now_us += 20000;
 		engine_turn(w->engine);
+		alone_break(w);
 		net_break_all(w);
 	}
 	if (w->reqs)
 		sim_fail(w, "%u requests were never answered by a process that ends", w->submitted - w->answered);
 	net_break_all(w);
+	memset(&w->alone, 0, sizeof w->alone);
 	copies_forget(w);
 	engine_free(w->engine);
 	watcher_forget(w);

@@ -24,6 +24,8 @@ static const struct mutant {
 	{ "race-4-slot", false, "a slot is clean although it was marked during its walk", -1 },
 	{ "race-4-inband", false, "a mark between the replies of an in-band read is cleared by its copy", 5 },
 	{ "race-5-versions", false, "a flush or a failover does not move the versions", 1 },
+	{ "race-5-fence", false, "a FLUSHALL of a client runs beside other commands", 9 },
+	{ "race-5-journal", false, "a FLUSHALL of a client is not in the journal", 9 },
 	{ "race-6-restart", true, "what nobody watched while no process ran is not compared", 8 },
 	{ "journal-off", false, "what is owed is not in the journal", 7 },
 	{ "race-7-zombie", true, "a connection is replaced before the server has ended the former", 9 },

@@ -402,6 +402,8 @@ static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 	sim_fenced(ctx, flip, ok);
 }
 
+static void io_alone(void *ctx, bool follower) { alone_told(ctx, follower); }
+
 static int64_t io_now_us(void *ctx) { return ((struct world *)ctx)->now_us; }
 
 static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
@@ -417,6 +419,6 @@ void net_io(struct world *w, struct engine_io *io)
 	*io = (struct engine_io){ .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script,
 		.refresh = io_refresh, .is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
-		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced,
+		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced, .alone = io_alone,
 		.now_us = io_now_us, .clock_ms = io_clock_ms };
 }

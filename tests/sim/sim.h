@@ -5,7 +5,7 @@
  *   command.c   what a command does to a node's data, and its reply
  *   server.c    nodes: cycles, tracking pushes, expiry, replicas, failover, slots that move
  *   net.c       the data connections between engine and nodes, the topology as the proxy believes it to be, the engine's seam
- *   client.c    writers through the proxy, bypassers, FLUSHALL
+ *   client.c    writers through the proxy, bypassers, their FLUSHALL;  alone.c: FLUSHALL through the proxy
  *   watcher.c   transactions, and a client that watches
  *   copies.c    the backfill worker: scan, repairs;  rescan.c: dirty slots walked on both sides
  *   control.c   the phase machine, flips, records, the process being killed and started again
@@ -203,9 +203,12 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone;
 	unsigned steps;
 };
+
+/* FLUSHALL of a client. FLUSH_WAITS: until the engine has come to rest. */
+enum flush_stage { FLUSH_NONE, FLUSH_WAITS, FLUSH_QUIET, FLUSH_AUTHORITIES, FLUSH_FOLLOWER };
 
 struct world {
 	uint64_t seed, random;
@@ -239,6 +242,7 @@ struct world {
 	int64_t fenced_since_us;
 	struct fence_result flip_result;
 	unsigned flips, kills;
+	struct { enum flush_stage stage; unsigned left; bool follower, both, done, failed; } alone;
 	struct { unsigned copies, repairs, stale, inband, walks, moves, failovers, losses, foreign, flushes, expired, scripts, executed; } count;
 	bool trace;
 };
@@ -257,6 +261,7 @@ void sim_trace(struct world *w, const char *fmt, ...) __attribute__((format(prin
 
 /* command.c: executes one command on the node; the caller has checked that the node serves its keys. NULL: not a command of a key. */
 sds command_execute(struct world *w, struct cluster *c, struct server *n, const struct slice *argv, uint32_t argc);
+void node_empty(struct world *w, struct server *n); /* FLUSHALL of ours */
 void node_changed(struct world *w, struct server *n, int key, enum changed by);
 void node_expire(struct world *w, struct cluster *c, struct server *n, int key); /* removes it if its time is over */
 
@@ -312,6 +317,11 @@ bool io_watch_holds(void *ctx, const struct watch *v, enum side side, uint16_t s
 void io_watch_exec(void *ctx, struct watch *v, uint16_t db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
 void io_watch_disarm(struct watch *v);
 bool io_watch_kill(void *ctx, struct watch *v, enum side side, uint16_t slot, reply_fn *fn, void *arg);
+
+/* alone.c */
+void alone_step(struct world *w);
+void alone_told(struct world *w, bool follower);
+void alone_break(struct world *w);
 
 /* copies.c */
 void copies_step(struct world *w);

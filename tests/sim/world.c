@@ -69,7 +69,7 @@ int tag_index(struct world *w, uint16_t slot)
 /* What chance alone brings together too seldom. */
 static void theme(struct world *w, struct profile *p)
 {
-	int drawn = (int)rnd(w, 11);
+	int drawn = (int)rnd(w, 11); /* the later ones are played on demand, and by some seeds */
 
 	switch (sim_theme >= 0 ? sim_theme : drawn) {
 	case 0: /* flips, while what scripts did is told late (race 9) */
@@ -118,6 +118,13 @@ static void theme(struct world *w, struct profile *p)
 		p->watch = p->calm = true;
 		p->flush = p->hidden = p->failovers = p->kills = p->moves = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
 		break;
+	case 11: /* FLUSHALL by clients, some killed in its middle (race 5) */
+		p->alone = p->kills = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
+		break;
+	case 12: /* …among bypassers and faults */
+		p->alone = true;
+		break;
 	default:
 		break;
 	}
@@ -153,6 +160,7 @@ static void draw_profile(struct world *w)
 	p->stalls = one_in(w, 2);
 	p->watch = one_in(w, 4);
 	theme(w, p);
+	p->alone |= sim_theme < 0 && w->seed % 16 == 5;
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
@@ -349,6 +357,8 @@ static void step(struct world *w, bool hot)
 			rescan_step(w);
 	} else if (lot < 39) {
 		engine_turn(w->engine);
+		if (w->profile.alone)
+			alone_step(w);
 		sim_control_step(w);
 		if (w->load && one_in(w, 4))
 			sim_control_order(w);
@@ -366,7 +376,7 @@ static bool clean(const struct world *w)
 
 static bool at_rest(const struct world *w)
 {
-	return w->answered == w->submitted && net_quiet(w) && copies_quiet(w) && sim_control_quiet(w) && engine_settled(w->engine);
+	return w->answered == w->submitted && net_quiet(w) && w->alone.stage == FLUSH_NONE && copies_quiet(w) && sim_control_quiet(w) && engine_settled(w->engine);
 }
 
 static void rest(struct world *w)

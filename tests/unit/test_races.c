@@ -29,13 +29,14 @@ struct sent {
 
 struct world {
 	struct engine *engine;
+	struct journal *journal;
 	struct worker_stats stats;
 	struct sent sent[SENT_MAX];
 	unsigned first, n;         /* sent[first … n) are not answered */
 	unsigned answered, repairs, asked_anew;
 	sds answer;                /* the last one */
 	bool up[SIDES], expires;
-	bool fenced, fence_ok, held, held_ok;
+	bool fenced, fence_ok, held, held_ok, alone, alone_follower;
 	enum copy_result copied;
 	int64_t now_us;
 };
@@ -147,6 +148,14 @@ static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 	w->fence_ok = ok;
 }
 
+static void io_alone(void *ctx, bool follower)
+{
+	struct world *w = ctx;
+
+	w->alone = true;
+	w->alone_follower = follower;
+}
+
 static int64_t io_now_us(void *ctx)
 {
 	return ((struct world *)ctx)->now_us;
@@ -163,13 +172,14 @@ static int begin(void **state)
 	struct world *w = calloc(1, sizeof *w);
 	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
-		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .fenced = io_fenced, .now_us = io_now_us, .clock_ms = io_clock_ms };
+		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .fenced = io_fenced, .alone = io_alone, .now_us = io_now_us, .clock_ms = io_clock_ms };
 	struct engine_options o = { .mirror = true, .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20,
 		.inband_max = 1 << 20, .resend_us = 1000000 };
 	static uint8_t authority[SLOTS], mine[SLOTS];
 	static bool synced[SLOTS];
 
 	memset(mine, 1, sizeof mine);
+	o.journal = w->journal = journal_new_in_memory(16);
 	w->up[SIDE_SOURCE] = w->up[SIDE_TARGET] = true;
 	w->engine = engine_new(&io, &o, authority, synced, mine, &w->stats);
 	*state = w;
@@ -188,6 +198,7 @@ static int end(void **state)
 		sdsfree(w->sent[i].bytes);
 	}
 	engine_free(w->engine);
+	journal_free(w->journal);
 	sdsfree(w->answer);
 	free(w);
 	return 0;
@@ -524,6 +535,128 @@ static void test_hold_while_it_is_read(void **state)
 	engine_release(w->engine, slot_k());
 }
 
+/* Race 5: a flush goes behind all that was sent, everything else waits; what was read before it, or in its middle, is worth nothing. Keys that are dirty are looked at again. */
+static void test_flush(void **state)
+{
+	struct world *w = *state;
+	uint16_t m = slot_of(SLICE_LIT("m"));
+
+	engine_slot_done(w->engine, SLOTS);
+	engine_mark(w->engine, 0, SLICE_LIT("m"), m);
+	submit(w, "SET", "k", "1", NULL);
+	engine_alone_begin(w->engine, 1000);
+	submit(w, "GET", "k", NULL, NULL);
+	assert_int_equal(w->n, 1);
+	engine_copy(w->engine, copy_of_k(w, COPY_APPLY, DELETE_K));
+	assert_int_equal(w->copied, COPY_REFUSED);
+	answer(w, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_true(was_sent(w, 1, SIDE_TARGET, "SET") && !w->alone);
+	answer(w, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_true(w->alone && w->alone_follower && w->n == 2 && w->repairs == 0);
+	assert_true(version_token(engine_versions(w->engine), stripe_of(keyhash_of(0, SLICE_LIT("other")).low64), false) == VERSION_BUSY);
+	fence(w, 1);
+	assert_int_equal(w->n, 2); /* a flip waits, too */
+	engine_unfence(w->engine, 1);
+	engine_alone_end(w->engine, ALONE_EMPTIED, NULL);
+	assert_true(was_sent(w, 2, SIDE_SOURCE, "GET"));
+	answer(w, "$1\r\n1\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(w->repairs, 1);
+	assert_int_equal(atomic_load(&w->stats.dirty_slots), 0);
+}
+
+static void test_copy_from_before_a_flush(void **state)
+{
+	struct world *w = *state;
+	struct copy *before = copy_of_k(w, COPY_APPLY, DELETE_K);
+
+	engine_alone_begin(w->engine, 1000);
+	assert_true(w->alone);
+	engine_alone_end(w->engine, ALONE_EMPTIED, NULL);
+	engine_copy(w->engine, before);
+	assert_int_equal(w->copied, COPY_STALE);
+	assert_int_equal(w->n, 0);
+}
+
+/* Some nodes did it, or databases were swapped: all slots are walked. None did: nothing has happened. */
+static void test_flush_that_failed(void **state)
+{
+	struct world *w = *state;
+
+	engine_alone_begin(w->engine, 1000);
+	assert_true(w->alone);
+	engine_alone_end(w->engine, ALONE_NOTHING, NULL);
+	assert_true(engine_settled(w->engine));
+	engine_alone_begin(w->engine, 1000);
+	engine_alone_end(w->engine, ALONE_UNSURE, "test");
+	engine_turn(w->engine);
+	assert_int_equal(atomic_load(&w->stats.dirty_slots), SLOTS);
+}
+
+/* A follower that does not answer holds nobody up for long: it is left out. */
+static void test_flush_beside_a_silent_follower(void **state)
+{
+	struct world *w = *state;
+
+	engine_slot_done(w->engine, SLOTS);
+	submit(w, "SET", "k", "1", NULL);
+	answer(w, "+OK\r\n");
+	engine_alone_begin(w->engine, 1000);
+	engine_turn(w->engine);
+	assert_false(w->alone);
+	w->now_us += 1000000;
+	engine_turn(w->engine);
+	assert_true(w->alone && !w->alone_follower);
+	engine_alone_end(w->engine, ALONE_UNSURE, "test");
+	answer(w, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(atomic_load(&w->stats.dirty_slots), SLOTS);
+}
+
+/* A flip that is under way ends first. */
+static void test_flush_behind_a_flip(void **state)
+{
+	struct world *w = *state;
+
+	fence(w, 1);
+	engine_alone_begin(w->engine, 1000);
+	engine_turn(w->engine);
+	assert_false(w->alone);
+	engine_unfence(w->engine, 1);
+	engine_turn(w->engine);
+	assert_true(w->alone);
+	engine_alone_end(w->engine, ALONE_NOTHING, NULL);
+}
+
+static void count_slot(void *ctx, uint16_t slot)
+{
+	(void)slot;
+	++*(unsigned *)ctx;
+}
+
+static unsigned slots_owed(const struct journal *j)
+{
+	unsigned n = 0;
+
+	journal_read_memory(j, &(struct journal_reader){ .ctx = &n, .slot = count_slot });
+	return n;
+}
+
+/* Killed between the two sides: the journal owes every slot from before the first is asked until both have answered. */
+static void test_flush_is_owed(void **state)
+{
+	struct world *w = *state;
+
+	engine_slot_done(w->engine, SLOTS);
+	engine_alone_begin(w->engine, 1000);
+	assert_true(w->alone);
+	assert_int_equal(slots_owed(w->journal), SLOTS);
+	engine_alone_end(w->engine, ALONE_EMPTIED, NULL);
+	assert_int_equal(journal_owed(w->journal), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -540,6 +673,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_authority_is_down, begin, end),
 		cmocka_unit_test_setup_teardown(test_follower_redirects, begin, end),
 		cmocka_unit_test_setup_teardown(test_hold_while_it_is_read, begin, end),
+		cmocka_unit_test_setup_teardown(test_flush, begin, end),
+		cmocka_unit_test_setup_teardown(test_copy_from_before_a_flush, begin, end),
+		cmocka_unit_test_setup_teardown(test_flush_that_failed, begin, end),
+		cmocka_unit_test_setup_teardown(test_flush_beside_a_silent_follower, begin, end),
+		cmocka_unit_test_setup_teardown(test_flush_behind_a_flip, begin, end),
+		cmocka_unit_test_setup_teardown(test_flush_is_owed, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

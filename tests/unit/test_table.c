@@ -273,7 +273,7 @@ static void check_flags(const struct command *c)
 
 static void check_row(const struct command *c)
 {
-	bool has_why = c->policy == POLICY_REFUSE || c->policy == POLICY_LATER;
+	bool has_why = c->policy == POLICY_REFUSE || c->policy == POLICY_LATER || c->policy == POLICY_ALONE;
 
 	assert_int_not_equal(c->arity, 0);
 	assert_int_equal(c->why != NULL, has_why);
