@@ -111,9 +111,11 @@ struct backfill_host {
 	void (*log)(void *ctx, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 	int64_t (*now_ms)(void *ctx, enum side side); /* that side's clock */
 	/* The owner notes which elements of this key writes touch from now on, until it is told so of an empty one. changes() asks for
-	 * what was noted since; answered by backfill_changed(). NULL: the host cannot. */
+	 * what was noted since; read_followed() sends reads of the key (taken) on its data connection, and tells what was noted of the writes that were
+	 * executed before them. Both are answered by backfill_changed(). NULL: the host cannot. */
 	void (*follow)(void *ctx, uint16_t db, struct slice key, uint16_t slot);
 	void (*changes)(void *ctx, uint16_t slot);
+	void (*read_followed)(void *ctx, uint16_t slot, sds request, unsigned replies);
 	/* The list of keys that cannot be carried, as it is now; taken. NULL: nobody asks. */
 	void (*uncarried)(void *ctx, struct uncarried_report *r);
 };
@@ -165,8 +167,9 @@ void backfill_repair(struct backfill *b, uint16_t db, struct slice key, uint16_t
 /* A scan copy came back with its result. */
 void backfill_copied(struct backfill *b, struct copy *c);
 void backfill_held(struct backfill *b, uint16_t slot, bool ok);
-/* Names of elements (bulks, taken), how many writes touched the key; not known: any element may have changed. */
-void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known);
+/* Names of elements or commands (proxy/changes.h), how many writes touched the key; not known: any element may have changed. replies: of
+ * read_followed, in one piece; NULL if it was not asked, or failed. Both taken. */
+void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known, sds replies);
 /* Walk this slot on both sides, mark what differs; then host->slot_clean (slot SLOTS: all slots). */
 void backfill_rescan(struct backfill *b, uint16_t slot);
 void backfill_verify(struct backfill *b, bool repair);

@@ -5,14 +5,15 @@
  *
  * Hashes, sets and sorted sets seldom come to that. Their owner notes which elements writes touch while they are copied (BEGIN: it was asked to; OPEN:
  * it is asked again and again what there is). At the end (LAST_LOOK) a key that nobody touched is offered under the token of its
- * beginning. Else writes are held for the moment it takes to read again what changed since the look before (SETTLING, LAST). */
+ * beginning. Else writes are held for the moment it takes to read again what changed since the look before (SETTLING, LAST). Lists, strings and
+ * streams go the same way, but begin again with the first write that is seen: from then on they are read on the data connection. */
 #include "backfill/internal.h"
 
 #include "resp/write.h"
 
 #define LARGE_HOLD_MS 10000
 #define HOLD_SHARE 6        /* of seven seconds, six in which nobody is held for keys that take too long */
-#define SETTLE_HOLD_MS 2000 /* to read again what changed since the last look: milliseconds of work */
+#define SETTLE_HOLD_MS 2000 /* to read again what changed since the last look: milliseconds of work; of streams all pending entries */
 #define CHANGES_S 0.05      /* how often the owner is asked what changed */
 
 struct biglane {
@@ -23,7 +24,8 @@ struct biglane {
 	struct hold hold;
 	uint64_t serial;
 	/* The owner notes what writes touch of the current key. */
-	bool following, asked, touched; /* asked: for the changes; touched: it was written to since the copy began */
+	bool following, touched; /* touched: it was written to since the copy began */
+	unsigned asked;          /* answers of its owner still to come: changes, or reads on the data connection */
 	bool tokenless; /* LAST: the stripe is busy with another key, the token is still to be read */
 	enum { BEGIN, OPEN, LAST_LOOK, SETTLING, LAST } stage;
 	double asked_at;
@@ -178,7 +180,7 @@ static void on_large(void *arg, enum recipe_result result, sds block, unsigned n
 
 static void ask_changes(struct biglane *l)
 {
-	l->asked = true;
+	l->asked++;
 	l->asked_at = bf_now(l->b);
 	l->b->host->changes(l->b->host->ctx, item_copy(l->current)->slot);
 }
@@ -230,14 +232,27 @@ static void on_settle_hold(void *arg, bool ok)
 	settle(l);
 }
 
-void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known)
+/* The chunks so far are of no use: which of the writes they have seen is not known. */
+static void begin_ordered(struct biglane *l)
+{
+	struct item *i = l->current;
+
+	job_end(l);
+	biglane_discard(l, i);
+	i->ordered = 1;
+	queue_push_front(i->unit ? &l->waiting : &l->urgent, i);
+	bf_wake(l->b);
+}
+
+void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
 {
 	struct biglane *l = b->biglane;
 
 	if (l)
-		l->asked = false;
+		l->asked--;
 	if (!l || !l->following) {
 		sdsfree(elements);
+		sdsfree(replies);
 		return;
 	}
 	assert(l->current && item_copy(l->current)->slot == slot);
@@ -248,16 +263,32 @@ void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned 
 		return;
 	}
 	l->touched |= writes > 0;
+	if (known && l->job && l->touched && large_is_ordered(l->job) && !l->current->ordered) {
+		sdsfree(elements);
+		begin_ordered(l);
+		return;
+	}
 	if (!known || !l->job || !large_changed(l->job, elements)) {
+		sdsfree(replies);
 		changes_lost(l);
 		return;
 	}
-	if (l->stage == LAST || (l->stage == LAST_LOOK && !l->touched)) {
+	if (replies)
+		large_told(l->job, replies);
+	else if (l->stage == LAST || (l->stage == LAST_LOOK && !l->touched)) {
 		large_settled(l->job);
 	} else if (l->stage == LAST_LOOK) {
 		l->stage = SETTLING;
-		hold_ask(b, &l->hold, slot, SETTLE_HOLD_MS, on_settle_hold, l);
+		hold_ask(b, &l->hold, slot, large_is_ordered(l->job) ? LARGE_HOLD_MS : SETTLE_HOLD_MS, on_settle_hold, l);
 	}
+}
+
+static void on_ask(void *arg, sds request, unsigned nrequests)
+{
+	struct biglane *l = arg;
+
+	l->asked++;
+	l->b->host->read_followed(l->b->host->ctx, item_copy(l->current)->slot, request, nrequests);
 }
 
 /* The current key is read from now on. */
@@ -290,7 +321,8 @@ static void lane_copy(struct biglane *l)
 	i->serial = c->tmp = ++l->serial;
 	struct large_options o = { .from = from->bulk, .to = to->bulk, .from_kind = receiver_of(b, c->from),
 				   .to_kind = receiver_of(b, SIDE_OTHER(c->from)), .key = copy_key(c), .db = c->db, .slot = c->slot, .serial = i->serial,
-				   .now_ms = b->host->now_ms(b->host->ctx, c->from), .settle = l->following ? on_settle : NULL };
+				   .now_ms = b->host->now_ms(b->host->ctx, c->from), .settle = l->following ? on_settle : NULL,
+				   .ask = l->following && i->ordered ? on_ask : NULL };
 	l->job = large_start(&o, on_large, l);
 }
 
@@ -300,6 +332,7 @@ static void lane_start(struct biglane *l)
 	struct item *i = l->current;
 
 	l->following = l->b->host->follow && !i->held;
+	i->followed |= l->following;
 	l->tokenless = false;
 	l->stage = BEGIN;
 	if (!l->following) {
@@ -324,12 +357,14 @@ static void on_hold(void *arg, bool ok)
 	}
 	i->held = 1;
 	l->held_at = bf_now(l->b);
+	l->b->host->log(l->b->host->ctx, BF_LOG_NOTICE, "a large key of slot %u is copied while its writes are held", item_copy(i)->slot);
 	lane_start(l);
 }
 
-static bool needs_hold(struct item *i)
+/* Only if it could not be followed. */
+static bool needs_hold(struct biglane *l, struct item *i)
 {
-	return i->hot || item_copy(i)->losses >= COPY_LOSSES_BEFORE_INBAND;
+	return (i->followed || !l->b->host->follow) && (i->hot || item_copy(i)->losses >= COPY_LOSSES_BEFORE_INBAND);
 }
 
 /* Its writes go on, so the copy would be stale. Nobody's writes are held more than a share of the time. */
@@ -362,7 +397,7 @@ static struct queue *lane_queue(struct biglane *l, double now)
 
 	for (int k = 0; k < 2; k++)
 		for (size_t n = lines[k]->n; n > 0; n--) {
-			if (!needs_hold(lines[k]->head) || now >= l->no_hold_until || item_dropped(lines[k]->head))
+			if (!needs_hold(l, lines[k]->head) || now >= l->no_hold_until || item_dropped(lines[k]->head))
 				return lines[k];
 			queue_push(lines[k], queue_pop(lines[k]));
 		}
@@ -388,7 +423,7 @@ void biglane_feed(struct biglane *l, double now)
 	if (item_dropped(i)) {
 		l->current = NULL;
 		item_end(b, i, false);
-	} else if (needs_hold(i)) {
+	} else if (needs_hold(l, i)) {
 		hold_ask(b, &l->hold, item_copy(i)->slot, LARGE_HOLD_MS, on_hold, l);
 	} else {
 		lane_start(l);

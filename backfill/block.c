@@ -21,14 +21,22 @@ void block_release(struct block *b)
 	b->args = NULL;
 }
 
+static void added(struct block *b, size_t from, unsigned nelements)
+{
+	assert(nelements <= BLOCK_ELEMENTS && (nelements == 1 || sdslen(b->out) - from - b->key.n <= BLOCK_COMMAND_MAX));
+	b->ncommands++;
+}
+
 void block_command(struct block *b, const char *verb, int argc, const struct slice *argv)
 {
+	size_t from = sdslen(b->out);
+
 	assert(!b->verb);
 	b->out = resp_cat_len(b->out, '*', argc + 1);
 	b->out = cat_text(b->out, verb);
 	for (int i = 0; i < argc; i++)
 		b->out = resp_cat_bulk(b->out, argv[i]);
-	b->ncommands++;
+	added(b, from, 1);
 }
 
 void block_words(struct block *b, const char *verb, ...)
@@ -62,14 +70,14 @@ static void block_cut(struct block *b)
 {
 	if (b->nelements == 0)
 		return;
-	assert(b->nelements <= BLOCK_ELEMENTS && (sdslen(b->args) <= BLOCK_BYTES || b->nelements == 1));
+	size_t from = sdslen(b->out);
 	b->out = resp_cat_len(b->out, '*', 2 + (b->option != NULL) + (int64_t)b->nargs);
 	b->out = cat_text(b->out, b->verb);
 	b->out = resp_cat_bulk(b->out, b->key);
 	if (b->option)
 		b->out = cat_text(b->out, b->option);
 	b->out = sdscatlen(b->out, b->args, sdslen(b->args));
-	b->ncommands++;
+	added(b, from, b->nelements);
 	b->nelements = b->nargs = 0;
 	sdsclear(b->args);
 }

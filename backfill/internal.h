@@ -73,6 +73,8 @@ struct item {
 	uint8_t want;         /* replies of the recipe being read */
 	uint8_t hot;          /* in-band was tried and did not do: hold its writes at once if it is large */
 	uint8_t held;         /* its slot's writes are held back for it */
+	uint8_t ordered;      /* large, and written to while it was copied: read on its data connection (large.h) */
+	uint8_t followed;     /* was tried without a hold */
 };
 
 static inline struct copy *item_copy(struct item *i)
@@ -103,6 +105,7 @@ struct queue {
 
 void queue_init(struct queue *q);
 void queue_push(struct queue *q, struct item *i);
+void queue_push_front(struct queue *q, struct item *i);
 struct item *queue_pop(struct queue *q);
 
 /* The bulk connection to one node of one side, with its queues. Replaced when name, address, id or run_id change. */

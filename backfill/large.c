@@ -19,6 +19,14 @@ sds large_tmp_key(uint16_t slot, uint64_t serial)
 
 /* ---- the end ---- */
 
+/* Nothing is told of it any more. */
+static void large_close(struct large *l)
+{
+	l->over = true;
+	if (l->asking)
+		l->read_left = 0;
+}
+
 static void large_release(struct large *l)
 {
 	assert(l->over && l->read_left == 0 && l->write_left == 0);
@@ -54,7 +62,7 @@ void large_fail(struct large *l, enum recipe_result result, const char *fmt, ...
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
 	large_drop(l);
-	l->over = true;
+	large_close(l);
 	l->fn(l->arg, result, NULL, 0, l->bytes, why);
 }
 
@@ -62,7 +70,7 @@ void large_cancel(struct large *l)
 {
 	assert(!l->over && (l->read_left > 0 || l->write_left > 0 || l->settling));
 	large_drop(l);
-	l->over = true;
+	large_close(l);
 	if (l->read_left == 0 && l->write_left == 0)
 		large_release(l);
 }
@@ -200,23 +208,27 @@ void large_request_words(struct large *l, const char *verb, ...)
 	large_request(l, argc, argv);
 }
 
-static void on_read(void *arg, struct slice reply, const char *why)
+static void take_reply(struct large *l, struct slice reply, const char *why)
 {
-	struct large *l = arg;
 	struct slice text;
 
 	if (!reply.p) {
 		l->read_left = 0;
 		large_fail(l, RECIPE_ERROR, "%s", why);
-	} else {
-		l->read_left--;
-		l->bytes += reply.n;
-		if (!l->over && reply_error(reply, &text))
-			large_fail(l, RECIPE_ERROR, "%.*s", (int)(text.n < 200 ? text.n : 200), text.p);
-		else if (!l->over)
-			l->take(l, reply);
+		return;
 	}
-	large_advance(l);
+	l->read_left--;
+	l->bytes += reply.n;
+	if (!l->over && reply_error(reply, &text))
+		large_fail(l, RECIPE_ERROR, "%.*s", (int)(text.n < 200 ? text.n : 200), text.p);
+	else if (!l->over)
+		l->take(l, reply);
+}
+
+static void on_read(void *arg, struct slice reply, const char *why)
+{
+	take_reply(arg, reply, why);
+	large_advance(arg);
 }
 
 void large_ask(struct large *l, void (*take)(struct large *l, struct slice reply))
@@ -227,8 +239,34 @@ void large_ask(struct large *l, void (*take)(struct large *l, struct slice reply
 	l->take = take;
 	l->read_left = n;
 	l->nrequests = 0;
+	l->asking = l->o.ask && l->op && !l->settled;
+	if (l->asking) {
+		sds request = l->request;
+		l->request = sdsempty();
+		l->o.ask(l->arg, request, n);
+		return;
+	}
 	bulk_send(l->o.from, l->o.db, l->request, sdslen(l->request), n, on_read, l);
 	sdsclear(l->request);
+}
+
+void large_told(struct large *l, sds replies)
+{
+	struct values w = values_over(slice(replies, sdslen(replies)));
+
+	assert(l->asking && l->read_left > 0);
+	while (l->read_left > 0) {
+		struct slice reply = values_whole(&w);
+		take_reply(l, reply.n ? reply : slice(NULL, 0), "fewer replies came than were asked for");
+	}
+	l->asking = false;
+	sdsfree(replies);
+	large_advance(l);
+}
+
+bool large_is_ordered(const struct large *l)
+{
+	return l->op != NULL;
 }
 
 void large_adapt(struct large *l, uint64_t elements, size_t bytes)
@@ -266,8 +304,31 @@ static void large_read(struct large *l)
 	}
 }
 
+/* Commands, in the order in which they were executed. */
+static bool do_again(struct large *l, sds commands)
+{
+	struct values w = values_over(slice(commands, sdslen(commands)));
+
+	while (w.p < w.end) {
+		struct slice whole = values_whole(&w);
+		struct large_op op = { .words = values_over(whole) };
+
+		op.n = values_children(&op.words) - 2;
+		op.verb = values_text(&op.words);
+		if (op.n < 0 || !op.verb.p || !values_text(&op.words).p || !l->op(l, &op))
+			return false;
+	}
+	return sdslen(l->block.out) <= LARGE_CHANGED_MAX;
+}
+
 bool large_changed(struct large *l, sds elements)
 {
+	if (l->op) {
+		/* Without `ask` it is not known what the chunks have seen: the token will tell. */
+		bool ok = !elements || !l->o.ask || do_again(l, elements);
+		sdsfree(elements);
+		return ok;
+	}
 	if (!l->changed)
 		l->changed = sdsempty();
 	sdsrange(l->changed, (ssize_t)l->changed_at, -1);
@@ -283,6 +344,10 @@ void large_settled(struct large *l)
 	assert(l->settling && l->read_left == 0 && l->write_left == 0);
 	l->settling = false;
 	l->settled = true;
+	if (l->read_last) {
+		l->all_read = false;
+		l->read = l->read_last;
+	}
 	large_advance(l);
 }
 
@@ -290,7 +355,7 @@ void large_settled(struct large *l)
 static void large_advance(struct large *l)
 {
 	if (!l->over && l->write_left == 0 && l->read_left == 0 && l->all_read && l->block.ncommands == 0 && !l->settling && !changes_left(l)) {
-		if (!l->again || !l->o.settle || l->expiry_read || !l->written) {
+		if (!(l->again || (l->op && l->o.ask)) || !l->o.settle || l->expiry_read || (!l->written && !l->read_last)) {
 			large_done(l);
 		} else if (!l->settled) {
 			l->settling = true;
@@ -331,6 +396,11 @@ static void take_type(struct large *l, struct slice reply)
 		l->all_read = true;
 	else if (!type.p || !large_choose(l, type))
 		large_fail(l, RECIPE_CANNOT, "values of type '%.*s' cannot be carried", (int)(type.n < 64 ? type.n : 64), type.p ? type.p : "");
+	if (l->op && l->changed) {
+		/* Told before it was known how to take it: these were executed before the first chunk is read. */
+		sdsclear(l->changed);
+		l->changed_at = 0;
+	}
 }
 
 static sds sds_of(struct slice s)
@@ -352,6 +422,7 @@ struct large *large_start(const struct large_options *o, large_fn *fn, void *arg
 	l->arg = arg;
 	l->expires_at_ms = -1;
 	l->want = WANT_FIRST;
+	l->length = -1;
 	l->most = BLOCK_ELEMENTS;
 	strcpy(l->cursor, "0");
 	l->request = sdsempty();

@@ -8,6 +8,15 @@
  * any time; they are read again between the chunks. When all is read, `settle` is called: the caller holds the key's writes, tells the last
  * changes and calls large_settled, which reads them and the expiry, and ends. Then the value is that of the moment in which it was held.
  *
+ * Lists, strings and streams have no elements of a lasting name; where they are written to (large_is_ordered), the caller gives `ask`: their
+ * chunks are read on the data connection, and the caller tells which writes were executed before each (large_changed, then large_told).
+ * What was copied so far is that part of the value at that very moment, and the writes are done again to it:
+ *
+ *     list     its first `offset` elements: pushes and pops move and cut them
+ *     string   its first `offset` bytes; what SETRANGE writes behind them will be read later
+ *     stream   its entries up to the last id read. New ones come later; deleted ones stay until the pending entries were claimed, since those
+ *              cannot be claimed without them. All but the entries is read when the writes are held
+ *
  * Else it sees no moment of the value but a while of it: the caller's token, read before and checked when the block is applied, tells whether
  * that was the same. Redirections and lost connections are failures (RECIPE_ERROR); the caller tries again.
  *
@@ -46,12 +55,18 @@ struct large_options {
 	uint64_t serial;                     /* names the temporary key; not used twice within its TTL */
 	int64_t now_ms;                      /* by the clock of `from` */
 	void (*settle)(void *arg);           /* NULL: changes are not told */
+	/* Sends read commands (taken) on the key's data connection, to be answered by large_told. NULL: they go over `from`. */
+	void (*ask)(void *arg, sds request, unsigned nrequests);
 };
 
 struct large *large_start(const struct large_options *o, large_fn *fn, void *arg);
 void large_cancel(struct large *l);
-/* Names of elements that may have changed (bulks, taken). False: they are more than it can keep; cancel it. */
+/* Elements that may have changed, or commands that changed it (taken). False: it cannot follow them; cancel it. */
 bool large_changed(struct large *l, sds elements);
+/* The replies to `ask` (taken). The job may be gone afterwards. */
+void large_told(struct large *l, sds replies);
+/* It is of a type that can be followed only with `ask`. */
+bool large_is_ordered(const struct large *l);
 /* Every change was told, and nobody writes the key until the block was handed over. */
 void large_settled(struct large *l);
 /* Bytes read so far and since the last call, for the pace. */

@@ -7,6 +7,7 @@
 #include "resp/write.h"
 
 #define ZSET_ELEMENTS 128
+#define LIST_MARGIN_MAX BLOCK_ELEMENTS /* so a range has twice as many at most */
 
 /* ---- strings ---- */
 
@@ -44,31 +45,57 @@ static void read_string(struct large *l)
 
 /* ---- lists ---- */
 
+/* Elements of the list from asked_from on: those that follow what is copied are added. False: they do not follow it, or there are none. */
+static bool add_elements(struct large *l, struct values w, int64_t n)
+{
+	uint64_t skip = l->offset - l->asked_from;
+	struct block *b;
+
+	if (l->offset < l->asked_from) {
+		l->margin = 2 * l->margin + (unsigned)(l->asked_from - l->offset);
+		l->margin = l->margin < LIST_MARGIN_MAX ? l->margin : LIST_MARGIN_MAX;
+		return false;
+	}
+	b = large_block(l);
+	block_open(b, "RPUSH", NULL);
+	for (uint64_t i = 0; i < (uint64_t)n; i++) {
+		struct slice element = values_text(&w);
+		if (i >= skip)
+			block_element(b, 1, &element);
+	}
+	block_close(b);
+	l->offset += (uint64_t)n > skip ? (uint64_t)n - skip : 0;
+	return true;
+}
+
+/* LLEN, then LRANGE. */
 static void take_list(struct large *l, struct slice reply)
 {
 	struct values w = values_over(reply);
-	int64_t n = values_children(&w);
+	int64_t n = 0;
 
-	l->all_read = n < (int64_t)l->want;
-	if (n <= 0)
+	if (l->read_left > 0) {
+		if (!values_int(&w, &n) || (l->o.ask && l->length >= 0 && l->length != n))
+			large_fail(l, RECIPE_ERROR, "the list is not as long as what was written to it says");
+		l->length = n;
 		return;
-	struct block *b = large_block(l);
-	block_open(b, "RPUSH", NULL);
-	for (int64_t i = 0; i < n; i++) {
-		struct slice element = values_text(&w);
-		block_element(b, 1, &element);
 	}
-	block_close(b);
-	l->offset += (uint64_t)n;
+	n = values_children(&w);
+	if (n < 0 || !add_elements(l, w, n))
+		return;
+	l->all_read = (int64_t)l->offset >= l->length || (n == 0 && !l->o.ask);
 	large_adapt(l, (uint64_t)n, reply.n);
 }
 
+/* Writes that are executed before it move what is copied: it begins a little earlier. */
 static void read_list(struct large *l)
 {
 	char first[24], last[24];
 
-	snprintf(first, sizeof(first), "%llu", (unsigned long long)l->offset);
+	l->asked_from = l->offset > l->margin ? l->offset - l->margin : 0;
+	snprintf(first, sizeof(first), "%llu", (unsigned long long)l->asked_from);
 	snprintf(last, sizeof(last), "%llu", (unsigned long long)l->offset + l->want - 1);
+	large_request_words(l, "LLEN", NULL);
 	large_request_words(l, "LRANGE", first, last, NULL);
 	large_ask(l, take_list);
 }
@@ -252,14 +279,16 @@ bool large_choose(struct large *l, struct slice type)
 	static const struct {
 		const char *type;
 		void (*read)(struct large *);
+		large_op_fn *op;
 	} kinds[] = {
-		{ "string", read_string }, { "list", read_list }, { "set", read_set },
-		{ "zset", read_zset },     { "hash", read_hash }, { "stream", large_stream_read },
+		{ "string", read_string, large_string_op }, { "list", read_list, large_list_op }, { "set", read_set, NULL },
+		{ "zset", read_zset, NULL }, { "hash", read_hash, NULL }, { "stream", large_stream_read, large_stream_op },
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
 		if (slice_is(type, kinds[i].type)) {
 			l->read = kinds[i].read;
+			l->op = kinds[i].op;
 			l->again = large_again_of(type);
 			if (kinds[i].read == read_zset) /* the dearest to be written: each member is looked for in a long skiplist */
 				l->most = ZSET_ELEMENTS;

@@ -11,6 +11,15 @@
 
 struct large_stream;
 struct large_again;
+struct large;
+
+/* One noted command for the key: its words behind the key. */
+struct large_op {
+	struct slice verb;
+	int64_t n;
+	struct values words;
+};
+typedef bool large_op_fn(struct large *l, const struct large_op *op); /* does it again to the temporary key; false: it cannot be */
 
 /* Life: large_start → reads and writes in turn → large_done (all read, all written) or large_fail or large_cancel → `over` → released once the last
  * reply came. Invariant: at most one request batch is under way on each connection, and what was read is in `block` until the
@@ -31,7 +40,13 @@ struct large {
 	sds request;
 	unsigned nrequests;
 	unsigned want;    /* elements of the next chunk */
-	uint64_t offset;  /* lists, strings */
+	uint64_t offset;  /* lists, strings: so many elements or bytes from the left are copied */
+	uint64_t asked_from; /* lists: the first index of the range that was asked for */
+	unsigned margin;  /* lists: so much before `offset` ranges begin */
+	int64_t length;   /* lists: elements at the last read, and since by what was noted; -1: not read yet */
+	bool asking;      /* the replies that are awaited will be told by the caller */
+	large_op_fn *op;  /* NULL: not for this type */
+	void (*read_last)(struct large *l); /* streams: what is read once writes are held */
 	char cursor[24];  /* scans */
 	sds held;         /* a reply that is needed while the next one comes */
 	/* writing: commands for the temporary key, not sent yet */
@@ -68,6 +83,7 @@ void large_ask_expiry(struct large *l);
 /* The readers by TYPE's answer; false: there is none. */
 bool large_choose(struct large *l, struct slice type);
 
+large_op_fn large_string_op, large_list_op, large_stream_op;
 void large_stream_read(struct large *l);
 void large_stream_release(struct large *l);
 

@@ -1,10 +1,15 @@
 /* large_stream.c - reads a stream in chunks: what XINFO tells of it and its groups; the ids of all pending entries (placeholders are needed in
  * their order, see recipe_stream.c); the entries; then the pending entries again, to be claimed. Delivery times come from XPENDING's idle
- * times and TIME, so they may be off by the millisecond that passes between. */
+ * times and TIME, so they may be off by the millisecond that passes between.
+ *
+ * One that is written to meanwhile (large.h): ids that were claimed and whose entries are still to come need a placeholder if they are deleted
+ * before; deleted entries that are copied already are kept for the claims. When writes are held: the last entries, XINFO again, the first
+ * entry that is left (trims cut what is before it), groups and claims; then the deleted entries go. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "backfill/large_parts.h"
+#include "resp/digits.h"
 #include "resp/write.h"
 
 struct large_stream {
@@ -16,17 +21,25 @@ struct large_stream {
 	struct stream_group group;
 	char start[STREAM_ID_TEXT + 1]; /* of the next range */
 	int64_t time_ms;
+	/* written to meanwhile */
+	struct stream_id last;          /* the last entry that was read */
+	struct stream_ids deleted;      /* those of them that were deleted since */
+	bool unsorted;                  /* pending ids came after they were sorted */
+	char first[STREAM_ID_TEXT];     /* the first entry that is left; empty: none is */
 };
 
 static void read_entries(struct large *l);
 static void read_pending_ids(struct large *l);
 static void read_claims(struct large *l);
+static void read_info_again(struct large *l);
+static void finish(struct large *l);
 
 void large_stream_release(struct large *l)
 {
 	if (!l->stream)
 		return;
 	stream_build_release(&l->stream->build);
+	free(l->stream->deleted.ids);
 	sdsfree(l->stream->reply);
 	free(l->stream);
 	l->stream = NULL;
@@ -86,16 +99,25 @@ static void take_time(struct large_stream *s, struct slice reply)
 
 /* ---- 1: XINFO ---- */
 
+static bool keep_info(struct large *l, struct slice reply)
+{
+	struct large_stream *s = l->stream;
+
+	sdsfree(s->reply);
+	s->reply = sdsnewlen(reply.p, reply.n);
+	if (stream_info_read(slice(s->reply, sdslen(s->reply)), &s->info))
+		return true;
+	large_fail(l, RECIPE_ERROR, "XINFO STREAM FULL was not answered as expected");
+	return false;
+}
+
 static void take_info(struct large *l, struct slice reply)
 {
 	struct large_stream *s = l->stream;
 	int64_t pending = 0;
 
-	s->reply = sdsnewlen(reply.p, reply.n);
-	if (!stream_info_read(slice(s->reply, sdslen(s->reply)), &s->info)) {
-		large_fail(l, RECIPE_ERROR, "XINFO STREAM FULL was not answered as expected");
+	if (!keep_info(l, reply))
 		return;
-	}
 	s->build.b = &l->block;
 	s->build.info = &s->info;
 	groups_rewind(s);
@@ -114,14 +136,21 @@ static void take_info(struct large *l, struct slice reply)
 	l->read = read_entries;
 }
 
-void large_stream_read(struct large *l)
+static void request_info(struct large *l)
 {
 	struct slice argv[] = { SLICE_LIT("XINFO"), SLICE_LIT("STREAM"), l->o.key, SLICE_LIT("FULL"), SLICE_LIT("COUNT"), SLICE_LIT("1") };
 
+	large_request(l, 6, argv);
+}
+
+void large_stream_read(struct large *l)
+{
 	l->stream = calloc(1, sizeof(*l->stream));
 	if (!l->stream)
 		abort();
-	large_request(l, 6, argv);
+	if (l->o.ask)
+		l->read_last = read_entries;
+	request_info(l);
 	large_ask(l, take_info);
 }
 
@@ -178,7 +207,7 @@ static void begin_groups(struct large *l)
 	if (next_group(s))
 		l->read = read_claims;
 	else
-		l->all_read = true;
+		finish(l);
 }
 
 static void take_entries(struct large *l, struct slice reply)
@@ -190,6 +219,9 @@ static void take_entries(struct large *l, struct slice reply)
 	char text[STREAM_ID_TEXT];
 
 	large_block(l);
+	if (s->unsorted)
+		stream_build_sort(&s->build);
+	s->unsorted = false;
 	for (int64_t i = 0; i < n; i++)
 		if (!stream_build_entry(&s->build, &w, &id)) {
 			large_fail(l, RECIPE_ERROR, "XRANGE was not answered as expected");
@@ -199,6 +231,11 @@ static void take_entries(struct large *l, struct slice reply)
 		stream_id_text(id, text);
 		start_behind(s, slice(text, strlen(text)));
 		large_adapt(l, (uint64_t)n, reply.n);
+		s->last = id;
+	} else if (l->settled) {
+		l->read = read_info_again;
+	} else if (l->read_last) {
+		l->all_read = true;
 	} else {
 		begin_groups(l);
 	}
@@ -213,7 +250,105 @@ static void read_entries(struct large *l)
 	large_ask(l, take_entries);
 }
 
+/* XINFO of now, then the first entry. */
+static void take_info_again(struct large *l, struct slice reply)
+{
+	struct large_stream *s = l->stream;
+	struct values w = values_over(reply);
+	struct slice id;
+
+	if (l->read_left > 0) {
+		keep_info(l, reply);
+		return;
+	}
+	s->first[0] = '\0';
+	if (values_children(&w) > 0) {
+		values_children(&w);
+		id = values_text(&w);
+		if (!id.p || id.n >= sizeof(s->first)) {
+			large_fail(l, RECIPE_ERROR, "XRANGE was not answered as expected");
+			return;
+		}
+		memcpy(s->first, id.p, id.n);
+		s->first[id.n] = '\0';
+	}
+	begin_groups(l);
+}
+
+static void read_info_again(struct large *l)
+{
+	request_info(l);
+	large_request_words(l, "XRANGE", "-", "+", "COUNT", "1", NULL);
+	large_ask(l, take_info_again);
+}
+
 /* ---- 4: the pending entries ---- */
+
+/* Behind the claims: what was deleted since it was read goes, and the counters are set once more. */
+static void finish(struct large *l)
+{
+	struct large_stream *s = l->stream;
+	struct block *b = large_block(l);
+	char text[STREAM_ID_TEXT];
+
+	if (l->read_last) {
+		block_words(b, "XTRIM", s->first[0] ? "MINID" : "MAXLEN", s->first[0] ? s->first : "0", NULL);
+		block_open(b, "XDEL", NULL);
+		for (size_t i = 0; i < s->deleted.n; i++) {
+			stream_id_text(s->deleted.ids[i], text);
+			struct slice id = slice(text, strlen(text));
+			block_element(b, 1, &id);
+		}
+		block_close(b);
+	}
+	stream_build_finish(&s->build);
+	if (l->read_last)
+		stream_set_id(b, &s->info, 0);
+	l->all_read = true;
+}
+
+/* ---- writes meanwhile ---- */
+
+/* Without a second number, as a client may write it, that is 0. */
+static bool op_id(struct slice text, struct stream_id *id)
+{
+	int64_t ms;
+
+	if (stream_id_parse(text, id))
+		return true;
+	if (!text.p || !resp_string_to_int(text.p, text.n, &ms) || ms < 0)
+		return false;
+	*id = (struct stream_id){ (uint64_t)ms, 0 };
+	return true;
+}
+
+bool large_stream_op(struct large *l, const struct large_op *op)
+{
+	struct large_stream *s = l->stream;
+	struct values w = op->words;
+	bool claim = slice_is(op->verb, "xclaim");
+	struct stream_id id;
+
+	if (!claim && !slice_is(op->verb, "xdel"))
+		return false;
+	for (int skip = claim ? 3 : 0; skip > 0; skip--) /* group, consumer, least idle time */
+		values_text(&w);
+	while (s && w.p < w.end) {
+		if (!op_id(values_text(&w), &id)) {
+			if (claim)
+				break; /* its options */
+			return false;
+		}
+		bool copied = stream_id_compare(id, s->last) <= 0;
+		if (claim && !copied) {
+			stream_build_pending(&s->build, id);
+			s->unsorted = true;
+		} else if (!claim && copied) {
+			stream_ids_add(&s->deleted, id);
+		}
+	}
+	return !s || (s->build.pending.n <= LARGE_PENDING_MAX && s->deleted.n <= LARGE_PENDING_MAX);
+}
 
 static void take_claims(struct large *l, struct slice reply)
 {
@@ -236,10 +371,8 @@ static void take_claims(struct large *l, struct slice reply)
 		start_behind(s, p.id);
 		return;
 	}
-	if (next_group(s))
-		return;
-	stream_build_finish(&s->build);
-	l->all_read = true;
+	if (!next_group(s))
+		finish(l);
 }
 
 static void read_claims(struct large *l)

@@ -33,6 +33,15 @@ void queue_push(struct queue *q, struct item *i)
 	q->n++;
 }
 
+void queue_push_front(struct queue *q, struct item *i)
+{
+	i->next = q->head;
+	q->head = i;
+	if (!i->next)
+		q->tail = &i->next;
+	q->n++;
+}
+
 struct item *queue_pop(struct queue *q)
 {
 	struct item *i = q->head;
@@ -549,11 +558,7 @@ static void offer_again(struct backfill *b)
 		queue_pop(&b->unoffered);
 		if (item_hand_over(b, i))
 			continue;
-		i->next = b->unoffered.head;
-		b->unoffered.head = i;
-		if (!i->next)
-			b->unoffered.tail = &i->next;
-		b->unoffered.n++;
+		queue_push_front(&b->unoffered, i);
 		return;
 	}
 }

@@ -91,6 +91,7 @@ struct stream_build {
 	struct stream_id first; /* of the entries that are left */
 	int64_t entries, added; /* added: placeholders included */
 };
+void stream_ids_add(struct stream_ids *l, struct stream_id id);
 void stream_build_pending(struct stream_build *s, struct stream_id id);
 void stream_build_sort(struct stream_build *s);
 /* `entry` is positioned before one [id, [field, value …]]. False: not understood. */

@@ -4,6 +4,7 @@
  * claimed, and taken away again: with XTRIM MINID where it stood before the first message that is left (trimming does not count as a
  * deletion), with XDEL elsewhere. XSETID at the end puts the counters right. What commands cannot set is lost: when a consumer
  * was last seen and last active. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -89,6 +90,7 @@ static void claim_cut(struct claim_run *run)
 	b->out = resp_cat_int_bulk(b->out, run->first.count);
 	b->out = resp_cat_bulk(b->out, SLICE_LIT("FORCE"));
 	b->out = resp_cat_bulk(b->out, SLICE_LIT("JUSTID"));
+	assert(run->nids <= BLOCK_ELEMENTS);
 	b->ncommands++;
 	sdsclear(run->ids);
 	run->nids = 0;
@@ -117,7 +119,7 @@ void claim_end(struct claim_run *run)
 
 /* ---- entries and placeholders ---- */
 
-static void ids_add(struct stream_ids *l, struct stream_id id)
+void stream_ids_add(struct stream_ids *l, struct stream_id id)
 {
 	if (l->n == l->cap) {
 		l->cap = l->cap ? l->cap * 2 : 64;
@@ -135,7 +137,7 @@ static int id_order(const void *a, const void *b)
 
 void stream_build_pending(struct stream_build *s, struct stream_id id)
 {
-	ids_add(&s->pending, id);
+	stream_ids_add(&s->pending, id);
 }
 
 void stream_build_sort(struct stream_build *s)
@@ -157,7 +159,7 @@ static void add_placeholders(struct stream_build *s, const struct stream_id *bef
 		if (order == 0 || (made->n > 0 && stream_id_compare(made->ids[made->n - 1], id) == 0))
 			continue;
 		stream_add_placeholder(s->b, id);
-		ids_add(made, id);
+		stream_ids_add(made, id);
 		s->added++;
 	}
 }

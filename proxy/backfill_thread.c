@@ -72,6 +72,11 @@ static void host_changes(void *ctx, uint16_t slot)
 	fleet_changes(((struct backfill_thread *)ctx)->fleet, slot);
 }
 
+static void host_read_followed(void *ctx, uint16_t slot, sds request, unsigned replies)
+{
+	fleet_read_followed(((struct backfill_thread *)ctx)->fleet, slot, request, replies);
+}
+
 static void host_slot_done(void *ctx, uint16_t slot)
 {
 	fleet_slot_done(((struct backfill_thread *)ctx)->fleet, slot);
@@ -306,21 +311,22 @@ struct changed_mail {
 	sds elements;
 	unsigned writes;
 	bool known;
+	sds replies;
 };
 
 static void run_changed(void *arg)
 {
 	struct changed_mail *m = arg;
 
-	backfill_changed(m->t->backfill, m->slot, m->elements, m->writes, m->known);
+	backfill_changed(m->t->backfill, m->slot, m->elements, m->writes, m->known, m->replies);
 	free(m);
 }
 
-void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known)
+void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
 {
 	struct changed_mail *m = malloc(sizeof(*m));
 
-	*m = (struct changed_mail){ t, slot, elements, writes, known };
+	*m = (struct changed_mail){ t, slot, elements, writes, known, replies };
 	mailbox_post(t->mail, t->self, from, run_changed, m);
 }
 
@@ -388,7 +394,7 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->to_control = THREAD_CONTROL(workers);
 	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
 					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes,
-					  .uncarried = host_uncarried };
+					  .uncarried = host_uncarried, .read_followed = host_read_followed };
 	atomic_store(&t->stats.eta_s, -1);
 	return t;
 }

@@ -34,7 +34,7 @@ void engine_free(struct engine *e)
 	known_release(&e->foreign);
 	dirty_release(&e->dirty);
 	derived_release(&e->derived);
-	changes_end(&e->changes);
+	changes_release(e);
 	gate_release(e);
 	park_release(&e->park);
 	mirror_release_pool(e);

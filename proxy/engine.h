@@ -42,7 +42,8 @@ struct engine_io {
 	void (*rescan)(void *ctx, uint16_t slot);
 	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
 	void (*held)(void *ctx, uint16_t slot, bool ok);
-	void (*changed)(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known); /* answers engine_changes; takes the elements */
+	/* Answers engine_changes and engine_read_followed (replies: NULL if it could not be read); takes both. */
+	void (*changed)(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies);
 	/* A client's own connection (watch.h): its WATCH; whether what it watches is still sure to be told; its EXEC; an end to what a lost one may still do. */
 	bool (*watch_send)(void *ctx, struct watch *v, enum side side, uint16_t db, uint16_t slot, const char *p, size_t n, struct block *holder, reply_fn *fn, void *arg);
 	bool (*watch_holds)(void *ctx, const struct watch *v, enum side side, uint16_t slot);
@@ -99,9 +100,11 @@ void engine_release(struct engine *e, uint16_t slot);
  * commands of that process may still be on their way to a node until then (race 7). */
 void engine_recover(struct engine *e, const struct owed *owed);
 void engine_node_up(struct engine *e); /* a data connection is up, and watched if that is wanted */
-/* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. */
+/* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. engine_read_followed sends read
+ * commands about it on the data connection: what is told with their replies are the writes that the authority executed before them, and no others. */
 void engine_follow(struct engine *e, uint16_t db, struct slice key);
 void engine_changes(struct engine *e, uint16_t slot);
+void engine_read_followed(struct engine *e, uint16_t slot, struct slice request, unsigned replies);
 void engine_slot_done(struct engine *e, uint16_t slot); /* SLOTS: all */
 void engine_slot_clean(struct engine *e, uint16_t slot);
 

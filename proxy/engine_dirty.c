@@ -696,22 +696,3 @@ void engine_copy(struct engine *e, struct copy *c)
 	else
 		apply(e, w);
 }
-
-/* --- a large key that is written to while it is copied --- */
-
-void engine_follow(struct engine *e, uint16_t db, struct slice key)
-{
-	if (key.n)
-		changes_begin(&e->changes, keyhash_of(db, key));
-	else
-		changes_end(&e->changes);
-}
-
-void engine_changes(struct engine *e, uint16_t slot)
-{
-	unsigned writes = 0;
-	sds elements = NULL;
-	bool known = changes_take(&e->changes, &elements, &writes);
-
-	e->io.changed(e->io.ctx, slot, elements, writes, known);
-}

@@ -143,6 +143,7 @@ void gate_open(struct engine *e)
 		next = w->next;
 		engine_wait_lift(e, w->slot, 0);
 	}
+	changes_gate_opened(e);
 }
 
 /* Null is what EXEC answers when something watched has changed. */

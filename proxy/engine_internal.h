@@ -150,6 +150,7 @@ struct gate {
 	struct req *holder;      /* NULL: open, unless a command runs alone */
 	bool running;            /* it was sent */
 	struct req_list queue;   /* what waits for the gate; for the end of a command that runs alone, too */
+	struct reading *reading; /* of a large key, waiting for the gate */
 	struct echoes *echoes;   /* reports to come of keys that such EXECs wrote, oldest first */
 	struct echoes *now;      /* of the one that runs */
 	char why[256];           /* its connection was lost */
@@ -165,6 +166,7 @@ struct alone_fence {
 };
 
 struct echoes;
+struct reading;
 
 struct engine {
 	struct engine_io io;
@@ -306,10 +308,14 @@ uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw);
 sds mirror_cat_check(sds s, const struct wkey *k);
 enum verdict mirror_decide(struct engine *e, struct mwrite *mw);
 void mirror_before_send(struct engine *e, struct mwrite *mw);
-void mirror_note_changes(struct engine *e, const struct mwrite *mw);
 void mirror_effect_send(struct engine *e, struct mwrite *mw);
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
 void mirror_release(struct mwrite *mw);
+
+/* engine_changes.c */
+void mirror_note_changes(struct engine *e, const struct mwrite *mw); /* of a write that was answered, before the next answer */
+void changes_gate_opened(struct engine *e);
+void changes_release(struct engine *e);
 
 /* engine_gate.c */
 void gate_close(struct engine *e, struct req *r);  /* EXEC of a client that watches */

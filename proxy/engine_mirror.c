@@ -546,23 +546,6 @@ void mirror_before_send(struct engine *e, struct mwrite *mw)
 	}
 }
 
-/* Tells who copies a large key in chunks what was written of it. */
-void mirror_note_changes(struct engine *e, const struct mwrite *mw)
-{
-	const struct effect *f = &mw->effect;
-
-	if (f->kind == EFFECT_IS_BROADCAST)
-		changes_unknown(&e->changes);
-	for (uint32_t i = 0; i < mw->nkeys; i++) {
-		if (!mw->keys[i].writes || !changes_about(&e->changes, mw->keys[i].hash))
-			continue;
-		if (mw->nkeys > 1 || f->kind == EFFECT_IS_SNAPSHOT)
-			changes_unknown(&e->changes);
-		else
-			changes_note(&e->changes, f->kind == EFFECT_IS_SAME ? slice(mw->bytes, mw->len) : slice(f->block, sdslen(f->block)));
-	}
-}
-
 /* Race 12, when it becomes known only later that an input differs. False: too many of these are remembered. */
 static bool remember_derived(struct engine *e, const struct mwrite *mw)
 {

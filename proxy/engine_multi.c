@@ -240,6 +240,8 @@ static enum verdict judge_calls(struct engine *e, struct mwrite *mw, uint32_t *w
 		if (e->gate.now)
 			gate_wrote(e, part.keys, part.nkeys);
 		part.effect = c->effect;
+		part.reply = c->reply.p;
+		part.reply_len = c->reply.n;
 		if (e->changes.on)
 			mirror_note_changes(e, &part);
 		note_whole(mw, i);

@@ -668,6 +668,32 @@ void fleet_changes(struct fleet *f, uint16_t slot)
 	post_slot(f, do_changes, f->owner[slot], slot, 0);
 }
 
+struct read_order {
+	struct worker *w;
+	uint16_t slot;
+	unsigned replies;
+	sds request;
+};
+
+static void do_read_followed(void *arg)
+{
+	struct read_order *o = arg;
+
+	engine_read_followed(o->w->engine, o->slot, slice(o->request, sdslen(o->request)), o->replies);
+	sdsfree(o->request);
+	free(o);
+}
+
+void fleet_read_followed(struct fleet *f, uint16_t slot, sds request, unsigned replies)
+{
+	struct read_order *o = malloc(sizeof *o);
+
+	if (!o)
+		abort();
+	*o = (struct read_order){ &f->workers[f->owner[slot]], slot, replies, request };
+	mailbox_post(f->mail, f->owner[slot], THREAD_BACKFILL(f->nworkers), do_read_followed, o);
+}
+
 static void do_slot_done(void *arg)
 {
 	struct about_slot *a = arg;

@@ -123,6 +123,7 @@ void fleet_hold(struct fleet *f, uint16_t slot, unsigned max_ms);
 void fleet_release(struct fleet *f, uint16_t slot);
 void fleet_follow(struct fleet *f, uint16_t db, struct slice key, uint16_t slot);
 void fleet_changes(struct fleet *f, uint16_t slot);
+void fleet_read_followed(struct fleet *f, uint16_t slot, sds request, unsigned replies); /* takes the request */
 void fleet_slot_done(struct fleet *f, uint16_t slot);
 void fleet_slot_clean(struct fleet *f, uint16_t slot);
 double fleet_pressure(struct fleet *f);
@@ -132,6 +133,6 @@ void backfill_thread_repair(struct backfill_thread *t, unsigned from, uint16_t d
 void backfill_thread_copied(struct backfill_thread *t, unsigned from, struct copy *c);
 void backfill_thread_rescan_slot(struct backfill_thread *t, unsigned from, uint16_t slot);
 void backfill_thread_held(struct backfill_thread *t, unsigned from, uint16_t slot, bool ok);
-void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known);
+void backfill_thread_changed(struct backfill_thread *t, unsigned from, uint16_t slot, sds elements, unsigned writes, bool known, sds replies);
 
 #endif

@@ -228,11 +228,11 @@ static void io_held(void *ctx, uint16_t slot, bool ok)
 	backfill_thread_held(w->fleet->start.backfill, w->id, slot, ok);
 }
 
-static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known)
+static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
 {
 	struct worker *w = ctx;
 
-	backfill_thread_changed(w->fleet->start.backfill, w->id, slot, elements, writes, known);
+	backfill_thread_changed(w->fleet->start.backfill, w->id, slot, elements, writes, known, replies);
 }
 
 static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)

@@ -206,7 +206,7 @@ static void copy_large(struct slice key)
 
 	swaps = true;
 	struct large_wait w = { .done = false };
-	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), 0, ++serial, now_ms, NULL };
+	struct large_options o = { from, to, from_kind, to_kind, key, slot_of(key), 0, ++serial, now_ms, NULL, NULL };
 
 	large_start(&o, large_done, &w);
 	while (!w.done)

@@ -387,10 +387,11 @@ static void io_rescan(void *ctx, uint16_t slot) { rescan_want(ctx, slot); }
 static void io_copied(void *ctx, struct copy *c) { copies_copied(ctx, c); }
 static void io_held(void *ctx, uint16_t slot, bool ok) { copies_held(ctx, slot, ok); }
 
-static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known)
+static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
 {
 	(void)slot, (void)writes, (void)known;
 	sdsfree(elements);
+	sdsfree(replies);
 	sim_fail(ctx, "nobody follows a key here");
 }
 
