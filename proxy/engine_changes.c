@@ -110,7 +110,7 @@ void engine_read_followed(struct engine *e, uint16_t slot, struct slice request,
 	if (!g)
 		abort();
 	*g = (struct reading){ .e = e, .slot = slot, .left = replies, .replies = sdsempty(), .request = sdsnewlen(request.p, request.n) };
-	if (!e->gate.holder) {
+	if (!gate_is_shut(e)) {
 		reading_send(e, g);
 		return;
 	}
@@ -122,7 +122,7 @@ void changes_gate_opened(struct engine *e)
 {
 	struct reading *g = e->gate.reading;
 
-	if (!g || e->gate.holder)
+	if (!g || gate_is_shut(e))
 		return;
 	e->gate.reading = NULL;
 	reading_send(e, g);
