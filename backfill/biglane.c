@@ -240,6 +240,7 @@ static void begin_ordered(struct biglane *l)
 	job_end(l);
 	biglane_discard(l, i);
 	i->ordered = 1;
+	i->followed = 0; /* only now it is */
 	queue_push_front(i->unit ? &l->waiting : &l->urgent, i);
 	bf_wake(l->b);
 }

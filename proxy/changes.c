@@ -5,13 +5,14 @@
 
 #include "resp/write.h"
 
-/* What is noted of a command. Names of elements: the words from `first` on, every `step`-th; step 0: only that one. */
+/* What is noted of a command. Names of elements: the words from `first` on (0: behind FIELDS), every `step`-th; step 0: only that one. */
 static const struct rule {
 	const char *verb;
 	enum {
 		NOTHING, /* what it does is read again at the end anyway */
 		NAMES,
 		NAMES_OF_BOTH, /* of either key */
+		NAMES_BEHIND,  /* FIELDS and their number */
 		WHOLE,
 		MOVE, /* from one list to another: the pop or the push that it is, or both */
 	} what;
@@ -22,6 +23,7 @@ static const struct rule {
 	{ "ZADD", NAMES, 3, 2 }, { "SMOVE", NAMES_OF_BOTH, 3, 0 }, { "LPUSH", WHOLE, 0, 0 }, { "RPUSH", WHOLE, 0, 0 }, { "LPUSHX", WHOLE, 0, 0 },
 	{ "RPUSHX", WHOLE, 0, 0 }, { "LPOP", WHOLE, 0, 0 }, { "RPOP", WHOLE, 0, 0 }, { "LSET", WHOLE, 0, 0 }, { "LTRIM", WHOLE, 0, 0 }, { "LREM", WHOLE, 0, 0 }, { "LINSERT", WHOLE, 0, 0 },
 	{ "APPEND", WHOLE, 0, 0 }, { "SETRANGE", WHOLE, 0, 0 }, { "SETBIT", WHOLE, 0, 0 }, { "BITFIELD", WHOLE, 0, 0 }, { "XDEL", WHOLE, 0, 0 }, { "XCLAIM", WHOLE, 0, 0 },
+	{ "HSETEX", NAMES_BEHIND, 0, 2 }, { "HGETDEL", NAMES_BEHIND, 0, 1 }, { "HPEXPIREAT", NAMES_BEHIND, 0, 1 }, { "HPERSIST", NAMES_BEHIND, 0, 1 },
 	{ "LMOVE", MOVE, 0, 0 }, { "RPOPLPUSH", MOVE, 0, 0 }, { "PEXPIREAT", NOTHING, 0, 0 }, { "PERSIST", NOTHING, 0, 0 }, { "MULTI", NOTHING, 0, 0 }, { "EXEC", NOTHING, 0, 0 },
 	{ "XADD", NOTHING, 0, 0 }, { "XTRIM", NOTHING, 0, 0 }, { "XACK", NOTHING, 0, 0 }, { "XGROUP", NOTHING, 0, 0 }, { "XREADGROUP", NOTHING, 0, 0 },
 };
@@ -137,10 +139,12 @@ static bool note(struct changes *c, struct slice key, struct command_walk *w, st
 			if (!(rule = rule_of(word)))
 				return false;
 			next = rule->first;
-		} else if (i == 1 && (rule->what == NAMES || rule->what == WHOLE)) {
+		} else if (i == 1 && rule->what != NAMES_OF_BOTH && rule->what != MOVE && rule->what != NOTHING) {
 			ours = slice_eq(word, key); /* else it is about another key of the same write */
 		} else if (ours && i + 1 == next && rule->first == 3 && rule->step && is_option(word)) {
 			next++;
+		} else if (ours && !next && rule->what == NAMES_BEHIND && slice_is(word, "fields")) {
+			next = i + 2;
 		} else if (ours && next && i == next) {
 			c->elements = resp_cat_bulk(c->elements, word);
 			next = rule->step ? next + rule->step : 0;

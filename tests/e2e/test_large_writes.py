@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-from compare import compare
 from harness import RespError
 from harness.process import wait_until
 from load import FAR_MS
@@ -132,14 +131,32 @@ class Clients:
         assert not [t for t in self.threads if t.is_alive()]
 
 
-def assert_equal(source, target):
-    wait_until("nothing temporary is left", lambda: not target.call("KEYS", "crossfade:tmp:*"), 20)
-    assert compare(source, target, partial=False, final=True) == []
+def values(store):
+    """Of every key its type, expiry and a digest of its value, by the server: ours takes its time for megabytes."""
+    keys = sorted(store.call("KEYS", "*"))
+    with store.connect(timeout=60) as c:
+        answers = iter(c.pipeline([call for k in keys for call in (("TYPE", k), ("PEXPIRETIME", k), ("DEBUG", "DIGEST-VALUE", k))]))
+    return {k: (next(answers), next(answers), next(answers)) for k in keys}
+
+
+def groups(store):
+    """Of every stream its numbers, and the groups with their pending entries."""
+    def stream(key):
+        info = store.call("XINFO", "STREAM", key)
+        info = dict(zip(info[::2], info[1::2]))
+        pending = [(g[1], store.call("XPENDING", key, g[1], "-", "+", 10000)) for g in store.call("XINFO", "GROUPS", key)]
+        return [{n: info.get(n) for n in (b"length", b"last-generated-id", b"max-deleted-entry-id", b"entries-added", b"first-entry")}] + \
+            [(name, [(p[0], p[1], p[3]) for p in entries]) for name, entries in pending] + \
+            [g[:2] + g[4:8] for g in store.call("XINFO", "GROUPS", key)]
+
+    return {k: stream(k) for k in store.call("KEYS", "*") if store.call("TYPE", k) == b"stream"}
 
 
 def no_more_nor_less(proxy, source, target):
     proxy.wait("synced,dirty=0,lag=0", timeout=120)
-    assert_equal(source, target)
+    wait_until("nothing temporary is left", lambda: not target.call("KEYS", "crossfade:tmp:*"), 20)
+    assert values(target) == values(source)
+    assert groups(target) == groups(source)
 
 
 KEYS = ["list:a", "stream:a", "string:a", "hash:a", "set:a", "zset:a"]

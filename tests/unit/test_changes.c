@@ -69,7 +69,10 @@ static void names(void **state)
 	check("DEL k", "?");
 	check("RENAME k l", "?");
 	check("ZREMRANGEBYRANK k 0 1", "?");
-	check("HPEXPIREAT k 1 FIELDS 1 a", "?");
+	check("HPEXPIREAT k 1 NX FIELDS 2 fields b", "fields b");
+	check("HSETEX k KEEPTTL FIELDS 2 a 1 fields 2", "a fields");
+	check("HPERSIST k FIELDS 1 a", "a");
+	check("HPEXPIREAT l 1 FIELDS 1 a", "");
 }
 
 static sds request_of(const char *line)
