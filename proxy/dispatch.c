@@ -173,11 +173,63 @@ int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc)
 	}
 	if (n <= 0)
 		return n < 0 ? -2 : SLOTS;
+	w->nkeys = (uint32_t)n;
 	slot = slot_of(w->argv[w->keys[0].index]);
 	for (int i = 1; i < n; i++)
 		if (slot_of(w->argv[w->keys[i].index]) != slot)
 			return -1;
 	return slot;
+}
+
+/* The slots of the keys that dispatch_slot() has just found to be of several. */
+static void add_slots(const struct worker *w, struct slot_set *slots)
+{
+	for (uint32_t i = 0; i < w->nkeys; i++)
+		slot_set_add(slots, slot_of(w->argv[w->keys[i].index]));
+}
+
+/* NULL: they are fewer than two. */
+static struct wide *wide_new(const struct slot_set *slots)
+{
+	struct wide *wide;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SLOTS / 64; i++)
+		n += (unsigned)__builtin_popcountll(slots->bits[i]);
+	if (n < 2)
+		return NULL;
+	if (!(wide = malloc(sizeof *wide + n * sizeof wide->slot[0])))
+		abort();
+	wide->n = 0;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (slot_set_has(slots, i))
+			wide->slot[wide->n++] = (uint16_t)i;
+	return wide;
+}
+
+static struct wide *wide_of_request(const struct worker *w)
+{
+	struct slot_set slots = { .bits = { 0 } };
+
+	add_slots(w, &slots);
+	return wide_new(&slots);
+}
+
+struct wide *dispatch_wide(struct worker *w, const struct txn *t)
+{
+	struct slot_set slots = { .bits = { 0 } };
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		const struct txn_command *q = &t->commands[i];
+		if (q->local)
+			continue;
+		int slot = dispatch_slot(w, q->cmd, words_again(w, t->bytes + q->at, q->len));
+		if (slot == -1)
+			add_slots(w, &slots);
+		else if (slot >= 0 && slot < SLOTS)
+			slot_set_add(&slots, (unsigned)slot);
+	}
+	return wide_new(&slots);
 }
 
 static bool is_cluster(const struct worker *w, enum side side)
@@ -200,6 +252,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		  const char *bytes, bool waits)
 {
 	int slot = dispatch_slot(w, cmd, argc);
+	struct wide *wide = NULL;
 	struct req *r;
 
 	if (slot == -1)
@@ -210,6 +263,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		if (is_cluster(w, SIDE_SOURCE) || is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index])))) {
 			split_request(w, c, cmd, argc, r);
 		} else {
+			r->wide = wide_of_request(w);
 			r->spans = splits_evenly(cmd, argc);
 			forward(w, c, r, slot_of(w->argv[w->keys[0].index]));
 		}
@@ -221,8 +275,10 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 			client_error(w, c, "CROSSSLOT Keys in request don't hash to the same slot");
 			return;
 		}
+		wide = wide_of_request(w);
 	}
 	r = make_req(w, p, cmd, block, bytes);
+	r->wide = wide;
 	r->waits = waits;
 	forward(w, c, r, slot);
 }

@@ -72,4 +72,14 @@ struct effect {
 /* `reply` is the authority's complete RESP3 reply. An error reply is EFFECT_IS_NOTHING, but for CMD_SCRIPT rows, which give EFFECT_IS_SNAPSHOT. */
 void effect_of(const struct effect_call *call, struct slice reply, struct effect *out);
 
+/* What one slot of the follower gets of a command with keys of several. */
+struct effect_part {
+	uint16_t slot;
+	struct effect effect; /* EFFECT_IS_BLOCK */
+	uint32_t traits;      /* CMD_BUILDS, CMD_UNPROVEN, as effect_traits() */
+};
+/* Splits an effect (EFFECT_IS_SAME or _BLOCK) of such a command by slot: an array of *n parts, each slot once, that the caller frees; their blocks are the caller's.
+ * The order of the parts does not matter. *rest: a written key whose slot has no part has to be copied; else it was not touched. No part: all have to be. */
+struct effect_part *effect_spread(const struct effect_call *call, struct slice reply, const struct effect *whole, uint32_t *n, bool *rest);
+
 #endif

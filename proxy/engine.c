@@ -155,11 +155,12 @@ static void wait_free(struct engine *e, struct slot_wait *w)
 }
 
 /* Must this command wait for what the slot waits for? */
-static bool must_wait(const struct slot_state *s, const struct req *r)
+bool engine_must_wait(const struct engine *e, uint16_t slot, const struct req *r)
 {
+	const struct slot_state *s = &e->slots[slot];
 	const struct slot_wait *w = s->wait;
 
-	return s->flags & SLOT_FENCED || (w && (w->queue.head || w->why & WAIT_RESEND || (w->why & WAIT_HOLD && r->write)));
+	return s->flags & SLOT_FENCED || (w && (w->queue.head || w->why & (WAIT_RESEND | WAIT_PART) || (w->why & WAIT_HOLD && r->write)));
 }
 
 static void on_reply(void *arg, const struct reply *reply);
@@ -182,8 +183,7 @@ static void start_watch(struct engine *e, struct req *r)
 static void start(struct engine *e, struct req *r)
 {
 	if (r->spans && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot))) {
-		r->again = true;
-		engine_answer(e, r);
+		line_give_back(e, r);
 		return;
 	}
 	if (r->watch) {
@@ -218,7 +218,7 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 		while ((r = req_list_pop(&resend)))
 			start(e, r);
 	}
-	while ((r = w->queue.head) && !gate_is_shut(e) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_HOLD && r->write)) {
+	while ((r = w->queue.head) && !gate_is_shut(e) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_PART) && !(w->why & WAIT_HOLD && r->write)) {
 		req_list_pop(&w->queue);
 		start(e, r);
 	}
@@ -236,6 +236,25 @@ void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why)
 	wait_resume(e, w);
 }
 
+/* At once, or behind what its slot waits for. */
+void engine_begin(struct engine *e, struct req *r)
+{
+	if (engine_must_wait(e, r->slot, r))
+		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
+	else
+		start(e, r);
+}
+
+/* Something waits, or has several slots. */
+static void submit_in_line(struct engine *e, struct req *r)
+{
+	r->since_us = e->io.now_us(e->io.ctx);
+	if (r->ahead)
+		line_part(e, r);
+	else if (!line_takes(e, r))
+		engine_begin(e, r);
+}
+
 void engine_submit(struct engine *e, struct req *r)
 {
 	struct slot_state *s = &e->slots[r->slot];
@@ -250,12 +269,10 @@ void engine_submit(struct engine *e, struct req *r)
 		req_list_push(&e->gate.queue, r);
 		return;
 	}
-	if ((s->wait || s->flags & SLOT_FENCED) && must_wait(s, r)) {
-		r->since_us = e->io.now_us(e->io.ctx);
-		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
-		return;
-	}
-	start(e, r);
+	if (!s->wait && !(s->flags & SLOT_FENCED) && !s->lined && !r->wide)
+		start(e, r);
+	else
+		submit_in_line(e, r);
 	park_after(e);
 }
 
@@ -381,9 +398,10 @@ static void on_script_loaded(void *arg, const struct reply *r)
  * not overtake it, so the client gets the server's NOSCRIPT, as it would without us. */
 static bool script_loaded(struct engine *e, struct req *r, const struct reply *reply)
 {
+	bool behind = r->wide ? e->inflight > 0 : e->slots[r->slot].inflight > 0;
 	sds load;
 
-	if (!(r->cmd->flags & CMD_SHA) || r->loaded || e->slots[r->slot].inflight || reply->n < 10 || memcmp(reply->p, "-NOSCRIPT ", 10) != 0)
+	if (!(r->cmd->flags & CMD_SHA) || r->loaded || behind || reply->n < 10 || memcmp(reply->p, "-NOSCRIPT ", 10) != 0)
 		return false;
 	engine_words(e, r->bytes, r->len);
 	load = e->io.script(e->io.ctx, e->argv[1]);
@@ -402,7 +420,8 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 	bool repeatable = !r->write && !r->once;
 
 	stat_add(&e->stats->errors_upstream, 1);
-	if ((repeatable || !reply->sent) && resend(e, r, 20000))
+	/* a write to several slots could be overtaken in one of them by what is sent again there */
+	if ((repeatable || !reply->sent) && !(r->wide && r->write) && resend(e, r, 20000))
 		return;
 	if (!repeatable && reply->sent) {
 		stat_add(&e->stats->unknown_outcome, 1);
@@ -570,6 +589,7 @@ void engine_turn(struct engine *e)
 		if (w->why & WAIT_RESEND && !e->slots[w->slot].inflight)
 			wait_resume(e, w);
 	}
+	line_turn(e);
 	fence_turn(e);
 	alone_turn(e);
 	dirty_pump(e);
@@ -597,7 +617,7 @@ void engine_release(struct engine *e, uint16_t slot)
 
 bool engine_wants_turns(const struct engine *e)
 {
-	return e->waits || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
+	return e->waits || e->line.head || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
 }
 
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)
@@ -614,7 +634,7 @@ bool engine_settled(const struct engine *e)
 
 bool engine_idle(const struct engine *e)
 {
-	if (e->queued || e->waits || e->gate.holder || e->alone.stage != ALONE_NONE)
+	if (e->queued || e->waits || e->line.head || e->gate.holder || e->alone.stage != ALONE_NONE)
 		return false;
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (e->slots[i].inflight)

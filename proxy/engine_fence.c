@@ -201,6 +201,16 @@ void fence_turn(struct engine *e)
 		fence_turn(e); /* nobody had to be asked */
 }
 
+static void count_held(const struct engine *e, const struct req *r, int64_t now, struct fence_result *out)
+{
+	int64_t held = now - (r->since_us > e->fence.since_us ? r->since_us : e->fence.since_us), bucket = held / 100;
+
+	out->held++;
+	out->histogram[bucket < FLIP_BUCKETS ? bucket : FLIP_BUCKETS - 1]++;
+	if (held > out->pause_max_us)
+		out->pause_max_us = held;
+}
+
 static void lift(struct engine *e, struct fence_result *out)
 {
 	int64_t now = e->io.now_us(e->io.ctx);
@@ -211,21 +221,18 @@ static void lift(struct engine *e, struct fence_result *out)
 	for (w = e->waits; w && out; w = w->next) {
 		if (!is_fenced(e, w->slot))
 			continue;
-		for (struct req *r = w->queue.head; r; r = r->link) {
-			int64_t held = now - (r->since_us > e->fence.since_us ? r->since_us : e->fence.since_us);
-			int64_t bucket = held / 100;
-			out->held++;
-			out->histogram[bucket < FLIP_BUCKETS ? bucket : FLIP_BUCKETS - 1]++;
-			if (held > out->pause_max_us)
-				out->pause_max_us = held;
-		}
+		for (struct req *r = w->queue.head; r; r = r->link)
+			count_held(e, r, now, out);
 	}
+	for (struct req *r = out ? e->line.head : NULL; r; r = r->link)
+		count_held(e, r, now, out);
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].flags &= ~SLOT_FENCED;
 	for (w = e->waits; w; w = next) {
 		next = w->next;
 		engine_wait_lift(e, w->slot, 0);
 	}
+	line_turn(e);
 	line_erase(e);
 	/* answers still to come are counted down by on_proof; a next fence waits for them */
 	e->fence.stage = FENCE_NONE;

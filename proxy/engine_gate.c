@@ -143,6 +143,7 @@ void gate_open(struct engine *e)
 		next = w->next;
 		engine_wait_lift(e, w->slot, 0);
 	}
+	line_turn(e);
 	changes_gate_opened(e);
 }
 

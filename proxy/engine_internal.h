@@ -27,6 +27,7 @@ struct req_list {
 enum { /* why a slot's commands wait */
 	WAIT_RESEND = 1, /* redirected or failed ones go first, once nothing is in flight */
 	WAIT_HOLD = 2,   /* a large value is copied: writes wait */
+	WAIT_PART = 4,   /* a request given back to be split comes again, in parts: what came behind it waits */
 };
 
 struct slot_wait {
@@ -59,6 +60,7 @@ struct slot_state {
 	uint32_t unacked;  /* effects and copies at the follower */
 	uint32_t dirty;    /* dirty keys */
 	uint32_t marks;    /* times it became dirty */
+	uint32_t lined;    /* requests of engine->line that have a key of it */
 	uint32_t rescan_marks;
 	/* A walk that is due begins when what was under way at the mark has ended: these replies of the authority, then these of the follower. */
 	uint32_t await_replies, await_acks;
@@ -104,13 +106,16 @@ struct mwrite {
 	uint32_t tail_left;      /* their answers still to come from the authority */
 	uint32_t tail_skip;      /* answers to come of tails whose write was redirected or lost */
 	sds probe_reply;
-	uint64_t expires_authority, expires_follower; /* hash over the answers */
+	uint64_t expires[ENGINE_CHECKS_MAX]; /* the authority's answers */
+	uint8_t checked;         /* PEXPIRETIMEs that the follower has answered */
+	bool expires_differ;
 	int64_t sent_us;
 	int64_t sent_ms;         /* the authority's clock when it was sent */
 	uint32_t replies_left;   /* of the follower */
 	size_t queued;           /* bytes at the follower */
 	enum side follower;
 	bool begun, compare, failed, answer_held, released;
+	struct spread_answer *spread; /* one of the parts of a write whose answer waits for all, or that write itself */
 	const char *why;
 };
 
@@ -185,6 +190,7 @@ struct engine {
 	uint64_t inflight;       /* of all slots */
 	struct park park;        /* clients that wait */
 	struct slot_wait *waits;
+	struct req_list line;    /* engine_line.c */
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
 	unsigned unwatched;      /* slots */
@@ -266,9 +272,17 @@ static inline struct req *req_list_pop(struct req_list *l)
 	return r;
 }
 
+/* engine_line.c */
+bool line_takes(struct engine *e, struct req *r); /* it has to wait there, and does */
+void line_turn(struct engine *e);
+void line_give_back(struct engine *e, struct req *r);
+void line_part(struct engine *e, struct req *part);
+
 /* engine.c */
 void engine_answer_error(struct engine *e, struct req *r, const char *text);
 bool engine_is_redirect(const struct reply *r); /* an error about the cluster's state, not about the command */
+bool engine_must_wait(const struct engine *e, uint16_t slot, const struct req *r);
+void engine_begin(struct engine *e, struct req *r);
 void engine_transmit(struct engine *e, struct req *r);
 struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why);
 void engine_wait_lift(struct engine *e, uint16_t slot, uint8_t why);
@@ -291,7 +305,19 @@ static inline void park_after(struct engine *e) /* at the end of what came to th
 		park_run(e);
 }
 
+/* engine_spread.c */
+struct spread_answer;
+bool mirror_spread(struct engine *e, struct mwrite *mw, const struct effect_call *call, struct slice reply); /* false: it is not to be spread, or cannot be */
+void spread_begin(struct mwrite *mw); /* its parts are made, each with its keys; then mirror_release */
+struct mwrite *spread_part(struct engine *e, const struct mwrite *mw, uint16_t slot, uint32_t nkeys, uint32_t traits, const struct effect *effect); /* takes its block */
+void spread_key(struct mwrite *part, struct wkey *k);
+void spread_released(struct engine *e, struct spread_answer *a);
+
 /* engine_mirror.c */
+struct mwrite *mirror_new(struct engine *e);
+bool mirror_spans_slots(struct engine *e, const struct mwrite *mw);
+void mirror_effect(struct engine *e, struct mwrite *mw);
+uint64_t mirror_expire_of(const char *p, size_t n); /* the reply to PEXPIRETIME, in `expires` */
 void mirror_prepare(struct engine *e, struct req *r);
 void mirror_transmitted(struct engine *e, struct req *r, uint16_t node); /* sends the tail the same way */
 void mirror_redirected(struct mwrite *mw);               /* it will be sent again: what comes of the tail is skipped */

@@ -12,7 +12,7 @@
 #include "resp/digits.h"
 #include "resp/write.h"
 
-static struct mwrite *mw_new(struct engine *e)
+struct mwrite *mirror_new(struct engine *e)
 {
 	struct mwrite *mw = e->pool;
 
@@ -167,7 +167,7 @@ static void prepare_one(struct engine *e, struct mwrite *mw)
 
 void mirror_prepare(struct engine *e, struct req *r)
 {
-	struct mwrite *mw = mw_new(e);
+	struct mwrite *mw = mirror_new(e);
 
 	mw->req = r;
 	mw->cmd = r->cmd;
@@ -238,7 +238,6 @@ void mirror_transmitted(struct engine *e, struct req *r, uint16_t node)
 	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));
 	mw->probe = effect_probe(&call, &s);
 	mw->tail_left = mw->checks + (mw->probe ? 1u : 0u);
-	mw->expires_authority = mw->expires_follower = 0;
 	slot_sent(e, r->slot, mw->tail_left); /* the slot is not drained before its tails are */
 	if (node != NODE_NONE) {
 		tail_ask(e, mw, node, s);
@@ -274,6 +273,9 @@ void mirror_release(struct mwrite *mw)
 	complete(e, mw);
 	if (mw->answer_held)
 		engine_answer(e, mw->req);
+	if (mw->spread)
+		spread_released(e, mw->spread);
+	mw->spread = NULL;
 	mw->req = NULL;
 	mw->answer_held = false;
 	mw->released = true;
@@ -401,13 +403,13 @@ static void on_effect_reply(void *arg, const struct reply *r)
 		acknowledged(e, mw);
 }
 
-static uint64_t add_expire(uint64_t sum, const struct reply *r)
+#define EXPIRE_UNKNOWN (UINT64_C(1) << 63) /* equals no answer that can be right */
+
+uint64_t mirror_expire_of(const char *p, size_t n)
 {
 	struct resp_item item;
 
-	if (!r->p || !resp_item(r->p, r->p + r->n, &item) || item.type != ':')
-		return sum * 31 + 7; /* an error equals no answer that can be right */
-	return sum * 1000003 + (uint64_t)item.n;
+	return p && resp_item(p, p + n, &item) && item.type == ':' ? (uint64_t)item.n : EXPIRE_UNKNOWN;
 }
 
 /* Race 1: both sides must tell the same expiry behind a write whose reply proves nothing. */
@@ -418,10 +420,12 @@ static void on_follower_check(void *arg, const struct reply *r)
 
 	if (!r->p)
 		fail(mw, "the follower's connection was lost");
-	mw->expires_follower = add_expire(mw->expires_follower, r);
-	if (--mw->checks)
+	uint64_t expire = mirror_expire_of(r->p, r->n);
+	if (expire != mw->expires[mw->checked] || expire == EXPIRE_UNKNOWN)
+		mw->expires_differ = true;
+	if (++mw->checked < mw->checks)
 		return;
-	if (mw->expires_follower != mw->expires_authority && !mw->failed) {
+	if (mw->expires_differ && !mw->failed) {
 		stat_add(&e->stats->mismatches, 1);
 		fail(mw, "the expiries differ");
 	}
@@ -486,7 +490,7 @@ static bool inputs_synced(struct engine *e, const struct mwrite *mw)
 	return true;
 }
 
-static bool spans_slots(struct engine *e, const struct mwrite *mw)
+bool mirror_spans_slots(struct engine *e, const struct mwrite *mw)
 {
 	if (mw->nkeys < 2 || !e->io.is_cluster(e->io.ctx, slot_follower(e, mw->slot)))
 		return false;
@@ -502,7 +506,7 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 	enum verdict worst = SEND;
 	uint32_t written = 0;
 
-	if (mw->effect.kind == EFFECT_IS_SNAPSHOT || mw->len > e->opt.request_max || spans_slots(e, mw))
+	if (mw->effect.kind == EFFECT_IS_SNAPSHOT || mw->len > e->opt.request_max || mirror_spans_slots(e, mw))
 		return SNAPSHOT;
 	if (!follower_takes(e, slot_follower(e, mw->slot), mw->slot))
 		return SNAPSHOT;
@@ -571,7 +575,7 @@ enum verdict mirror_decide(struct engine *e, struct mwrite *mw)
 }
 
 /* In the order of the authority's replies: the effect is queued, or its keys are dirty, before the version completes. */
-static void mirror_effect(struct engine *e, struct mwrite *mw)
+void mirror_effect(struct engine *e, struct mwrite *mw)
 {
 	if (e->changes.on && mw->effect.kind != EFFECT_IS_NOTHING)
 		mirror_note_changes(e, mw);
@@ -612,7 +616,8 @@ static void finish(struct engine *e, struct mwrite *mw)
 	effect_of(&call, reply, &mw->effect);
 	if (mw->effect.kind == EFFECT_IS_SAME || mw->effect.expect == EXPECT_SAME)
 		mw->digest = resp_reply_digest(reply);
-	mirror_effect(e, mw);
+	if (!mirror_spread(e, mw, &call, reply))
+		mirror_effect(e, mw);
 }
 
 static void tail_reply(struct mwrite *mw, const struct reply *r)
@@ -622,7 +627,7 @@ static void tail_reply(struct mwrite *mw, const struct reply *r)
 	if (mw->probe && mw->tail_left == mw->checks)
 		mw->probe_reply = r->p ? sdsnewlen(r->p, r->n) : sdsempty();
 	else
-		mw->expires_authority = r->p ? add_expire(mw->expires_authority, r) : UINT64_MAX;
+		mw->expires[mw->checks - mw->tail_left - 1] = mirror_expire_of(r->p, r->n);
 	if (mw->tail_left == 0)
 		finish(mw->engine, mw);
 }

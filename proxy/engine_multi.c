@@ -221,13 +221,12 @@ static bool has_effect(const struct block_call *c)
 	return c->effect.kind == EFFECT_IS_SAME || c->effect.kind == EFFECT_IS_BLOCK || c->effect.kind == EFFECT_IS_SNAPSHOT;
 }
 
-/* The effect of each command, and the worst verdict; *writes counts the keys that have one. */
-static enum verdict judge_calls(struct engine *e, struct mwrite *mw, uint32_t *writes)
+/* The effect of each command; how many keys have one. */
+static uint32_t restate_calls(struct engine *e, struct mwrite *mw)
 {
 	struct mblock *b = mw->multi;
-	enum verdict worst = SEND;
+	uint32_t writes = 0;
 
-	*writes = 0;
 	for (uint32_t i = 0; i < b->n; i++) {
 		struct block_call *c = &b->calls[i];
 		struct mwrite part = part_of(mw, c);
@@ -239,19 +238,31 @@ static enum verdict judge_calls(struct engine *e, struct mwrite *mw, uint32_t *w
 			continue;
 		if (e->gate.now)
 			gate_wrote(e, part.keys, part.nkeys);
-		part.effect = c->effect;
-		part.reply = c->reply.p;
-		part.reply_len = c->reply.n;
+		note_whole(mw, i);
+		for (uint32_t k = 0; k < part.nkeys; k++)
+			writes += part.keys[k].writes;
+	}
+	return writes;
+}
+
+static enum verdict judge_calls(struct engine *e, struct mwrite *mw)
+{
+	struct mblock *b = mw->multi;
+	enum verdict worst = mw->len > e->opt.request_max ? SNAPSHOT : SEND;
+
+	for (uint32_t i = 0; i < b->n; i++) {
+		struct mwrite part = part_of(mw, &b->calls[i]);
+		if (!has_effect(&b->calls[i]))
+			continue;
+		part.reply = b->calls[i].reply.p;
+		part.reply_len = b->calls[i].reply.n;
 		if (e->changes.on)
 			mirror_note_changes(e, &part);
-		note_whole(mw, i);
 		enum verdict v = mirror_decide(e, &part);
 		if (v > worst)
 			worst = v;
-		for (uint32_t k = 0; k < part.nkeys; k++)
-			*writes += part.keys[k].writes;
 	}
-	return mw->len > e->opt.request_max && *writes ? SNAPSHOT : worst;
+	return worst;
 }
 
 static void want_add(struct mblock *b, struct block_want want)
@@ -332,20 +343,54 @@ static void restate(struct engine *e, struct mwrite *mw)
 	mw->compare = true;
 }
 
+/* Keys of several slots, towards a cluster: no transaction there can have them all. Each command is mirrored as if it had come by itself, in their order. */
+static void spread(struct engine *e, struct mwrite *mw)
+{
+	struct mblock *b = mw->multi;
+
+	spread_begin(mw);
+	for (uint32_t i = 0; i < b->n; i++) {
+		struct block_call *c = &b->calls[i];
+		if (!has_effect(c) || !c->nkeys)
+			continue;
+		struct mwrite *part = spread_part(e, mw, mw->keys[c->first_key].slot, c->nkeys, c->traits, &c->effect);
+		c->effect.block = NULL;
+		part->cmd = c->cmd;
+		part->bytes += c->at;
+		part->len = c->len;
+		part->digest = resp_reply_digest(c->reply);
+		part->checks = c->checks;
+		const char *p = c->asked.p, *end = p + c->asked.n;
+		for (uint32_t k = 0, n; k < c->checks + (c->probe ? 1u : 0u); k++, p += n) {
+			n = (uint32_t)resp_value_len(p, end);
+			if (!c->probe || k)
+				part->expires[k - c->probe] = mirror_expire_of(p, n);
+		}
+		for (uint32_t k = 0; k < c->nkeys; k++) {
+			mw->keys[c->first_key + k].whole = false; /* what is before in the transaction is judged by itself */
+			spread_key(part, &mw->keys[c->first_key + k]);
+		}
+		struct effect_call call = mirror_call(e, part, engine_words(e, part->bytes, part->len));
+		if (!mirror_spread(e, part, &call, c->reply))
+			mirror_effect(e, part);
+	}
+	mirror_release(mw);
+}
+
 /* EXEC's reply is there. */
 void multi_replied(struct engine *e, struct mwrite *mw)
 {
-	uint32_t writes;
+	uint32_t writes = take_replies(mw) ? restate_calls(e, mw) : 0; /* or it was aborted: nothing happened */
 
-	if (!take_replies(mw)) { /* it was aborted: nothing happened */
-		mirror_release(mw);
-		return;
-	}
-	enum verdict v = judge_calls(e, mw, &writes);
 	if (!writes || !e->mirroring) {
 		mirror_release(mw);
 		return;
 	}
+	if (mw->len <= e->opt.request_max && mirror_spans_slots(e, mw)) {
+		spread(e, mw);
+		return;
+	}
+	enum verdict v = judge_calls(e, mw);
 	if (v == SEND) {
 		restate(e, mw);
 		mirror_effect_send(e, mw);

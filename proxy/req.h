@@ -21,6 +21,12 @@ struct worker;
 struct waiter;
 struct waiting;
 
+/* The slots of a request with keys of several: each once, in order. */
+struct wide {
+	uint32_t n;
+	uint16_t slot[];
+};
+
 struct req {
 	struct req *next, *link;
 	struct req *made_next;      /* all that home has made: what is still under way at the end is given back, too */
@@ -29,6 +35,7 @@ struct req {
 	struct req *exec;           /* home's: the answer is an element, by `part`, of this EXEC's array; it has no client of its own */
 	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
 	struct split *split;        /* part of a split command, or NULL */
+	struct wide *wide;          /* as one command for a standalone server; NULL: all keys are of `slot` */
 	struct block *block;
 	const char *bytes;
 	size_t len;
@@ -52,8 +59,9 @@ struct req {
 	bool done;
 	bool parked;                /* home's: goes to the owner when everything before it is answered */
 	bool write;                 /* may change data */
-	bool spans;                 /* keys of several slots, as one command for a standalone server */
+	bool spans;                 /* keys of several slots, or a question to a whole server: for a standalone one only */
 	bool again;                 /* given back unanswered: its slots are a cluster's now, home splits or refuses it */
+	bool ahead;                 /* a part of what was given back: its slot waits for it */
 	bool loaded;                /* its script was loaded behind the scenes: once is enough */
 	bool waits;                 /* a blocking command: parked at the owner until it has something */
 	bool leaves;                /* home has asked the owner to end its waiting */

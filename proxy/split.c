@@ -24,6 +24,7 @@ void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *b
 	r->block = block_ref(block);
 	r->bytes = bytes;
 	r->len = len;
+	r->ahead = s->whole->again;
 	s->part[s->parts++] = r;
 }
 
@@ -121,7 +122,6 @@ void split_request(struct worker *w, struct client *c, const struct command *cmd
 /* It was on its way to a standalone server as one, and a flip to a cluster came between. */
 void split_again(struct worker *w, struct req *whole)
 {
-	whole->spans = whole->again = false;
 	split_keys(w, whole->cmd, words_again(w, whole->bytes, whole->len), whole);
 }
 

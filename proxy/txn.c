@@ -280,6 +280,8 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 				tracking_note(w, c, t->commands[i].cmd, words_again(w, t->bytes + t->commands[i].at, t->commands[i].len));
 		tracking_caching_ends(c);
 	}
+	if (t->spans)
+		r->wide = dispatch_wide(w, t);
 	t->bytes = sdscatlen(t->bytes, exec_bytes, sizeof exec_bytes - 1);
 	r->cmd = cmd;
 	r->block = block_copy(t->bytes, sdslen(t->bytes));

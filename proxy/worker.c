@@ -49,6 +49,8 @@ void req_free(struct worker *w, struct req *r)
 	assert(r->home == w->id && !r->mw);
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	free(r->wide);
+	r->wide = NULL;
 	txn_free(r->txn);
 	watch_unref(r->watch);
 	r->block = r->reply_block = NULL;

@@ -70,8 +70,9 @@ struct worker {
 	struct resp_request reparser; /* for the words of a request that was parsed before */
 	struct slice *argv;          /* words of the request at hand */
 	size_t argv_cap;
-	struct key_ref *keys;
+	struct key_ref *keys;        /* of the request at hand: nkeys of them */
 	size_t keys_cap;
+	uint32_t nkeys;
 	struct req *req_pool, *reqs_made;
 	uint64_t tickets;            /* given to blocking commands */
 
@@ -195,6 +196,7 @@ void clients_close_all(struct worker *w);
 bool dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes);
 /* All keys of one slot? -1: no (then w->keys has them); -2: the arguments are wrong, any node words the error; SLOTS: no key. */
 int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc);
+struct wide *dispatch_wide(struct worker *w, const struct txn *t); /* the slots of its keys; NULL: they are not several. The caller frees it */
 bool dispatch_writes(const struct command *cmd);
 void dispatch_unknown(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc); /* the error for one that the server does not know */
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */

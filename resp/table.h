@@ -98,6 +98,13 @@ enum cmd_rewrite {
 	REWRITE_HGETEX,
 	REWRITE_HGETDEL,      /* → HDEL */
 	REWRITE_MSETEX,       /* → MSET, or SET … PXAT of each key */
+
+	/* EFFECT_VERBATIM, with keys of several slots towards a cluster: what each slot gets (proxy/effect_spread.c). Without one of these the written keys are copied. */
+	REWRITE_SPREAD_KEYS,   /* the same command, with the slot's keys: MSET, DEL, UNLINK */
+	REWRITE_SPREAD_RENAME, /* DEL of the old name; the new one is copied */
+	REWRITE_SPREAD_MOVE,   /* LMOVE, RPOPLPUSH: the pop, and the push of what the reply says */
+	REWRITE_SPREAD_SMOVE,  /* SREM and SADD */
+	REWRITE_SPREAD_STORE,  /* an empty result: DEL of the destination; others are copied */
 };
 
 /* Before the authority sees it: relative expiry made absolute, implemented by proxy/effect.c. */

@@ -1,6 +1,6 @@
 """Calls of effect_calls.py for keys of many slots, and more: many arguments, large and binary words, scripts, functions.
 
-A tag makes one slot: every key of a call is {tag}name, so that commands over several keys run on a cluster. Tags are shared by all
+A tag makes one slot: every key of a call is {tag}name, so that commands over several keys run on a cluster (but see `scattered`). Tags are shared by all
 connections, so their calls meet. Odd tags have binary keys. Only tags whose number is a multiple of four see scripts that touch
 undeclared keys: those keys are foreign from then on, and get copies instead of commands.
 """
@@ -36,6 +36,7 @@ class MirrorCalls(effect_calls.Calls):
         self.recent = {}
         self.near_share = near_share
         self.shas = []
+        self.scattered = 0  # share of the calls whose keys are of several tags, for a server that is no cluster
 
     # ---- keys
 
@@ -178,7 +179,8 @@ class MirrorCalls(effect_calls.Calls):
     def bound(self, words):
         """As bytes, with the keys of this tag."""
         words = [w.encode() if isinstance(w, str) else w for w in words]
-        return [self.named(w.decode()) if w in BASE_WORDS else w for w in words]
+        scatter = self.rng.random() < self.scattered and not (words[0] == b"EVAL" and words[2] == b"1")  # that one has keys that it does not declare
+        return [self.named(w.decode(), self.rng.choice(self.tags) if scatter else None) if w in BASE_WORDS else w for w in words]
 
     def fill(self):
         for self.tag in self.tags:

@@ -21,11 +21,10 @@ SLOW = {"backfill-keys-per-s": 1, "backfill-adaptive": False}
 STAGES = ["source only", "backfill", "synced", "cutover", "rollback"]
 
 CI = [("cluster", "redis-7.0", 3, "cluster", "valkey-9.1", 2), ("standalone", "redis-8.0", 1, "standalone", "valkey-8.1", 1),
-      ("cluster", "redis-7.0", 2, "cluster", "valkey-8.0", 3)]
-LONG = [("cluster", "redis-8.0", 2, "cluster", "valkey-9.1", 3), ("standalone", "redis-7.0", 1, "standalone", "valkey-9.1", 1),
-        ("standalone", "redis-8.0", 1, "cluster", "valkey-9.1", 3), ("cluster", "redis-7.0", 3, "standalone", "valkey-8.1", 1),
-        ("standalone", "redis-7.0", 1, "cluster", "valkey-8.0", 2), ("cluster", "redis-8.0", 3, "standalone", "valkey-9.1", 1),
-        ("cluster", "redis-7.0", 3, "cluster", "valkey-9.1", 2), ("standalone", "redis-8.0", 1, "standalone", "valkey-8.1", 1)]
+      ("standalone", "redis-7.0", 1, "cluster", "valkey-8.0", 3)]
+SHAPES = [("cluster", 2, "cluster", 3), ("standalone", 1, "cluster", 3), ("cluster", 3, "standalone", 1), ("standalone", 1, "standalone", 1)]
+LONG = [(source, old, shards, target, new, others) for source, shards, target, others in SHAPES
+        for old in ("redis-7.0", "redis-8.0") for new in ("valkey-8.0", "valkey-8.1", "valkey-9.1")]
 
 
 def name_of(pair):
@@ -58,8 +57,8 @@ class Differential:
     # ---- calls
 
     def transaction(self, calls, client, count):
-        """As many calls in one MULTI, of one tag: whose keys a cluster has in one slot. (calls, replies)."""
-        tags, calls.tags, calls.pending = calls.tags, [calls.rng.choice(calls.tags)], None
+        """As many calls in one MULTI, of one tag, whose keys a cluster has in one slot, or, where they may be scattered, of a few. (calls, replies)."""
+        tags, calls.tags, calls.pending = calls.tags, calls.rng.sample(calls.tags, 3 if calls.scattered else 1), None
         commands = [calls.call() for _ in range(count)]
         calls.tags, calls.pending = tags, None
         replies = client.pipeline([["MULTI"]] + commands + [["EXEC"]])
@@ -125,6 +124,7 @@ class Differential:
         payload = authority.call("DUMP", random.Random(self.seed).choice(keys)) if keys else None
         for calls in self.calls:
             calls.payload = payload or b"bad payload"
+            calls.scattered = 0.15 if len(authority.nodes) == 1 and len(follower.nodes) > 1 else 0
         self.calls_from_all(stage, count)
         self.proxy.wait("dirty=0,lag=0", timeout=30)
         if final:

@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "resp/parse.h"
+#include "resp/slot.h"
 #include "resp/write.h"
 
-enum shape { SHAPE_KEY, SHAPE_VALUE, SHAPE_TTL, SHAPE_FIELD, SHAPE_FIELD_VALUE, SHAPE_MEMBER, SHAPE_LIFE, SHAPE_TWO, SHAPE_THREE, SHAPE_SCRIPT, SHAPE_OPTION };
+enum shape { SHAPE_KEY, SHAPE_VALUE, SHAPE_TTL, SHAPE_FIELD, SHAPE_FIELD_VALUE, SHAPE_MEMBER, SHAPE_LIFE, SHAPE_TWO, SHAPE_THREE, SHAPE_MOVE, SHAPE_SCRIPT, SHAPE_OPTION };
 
 static const struct kind {
 	const char *name;
@@ -23,7 +24,8 @@ static const struct kind {
 	{ "SREM", SHAPE_MEMBER, NULL, false, false },  { "SPOP", SHAPE_KEY, NULL, false, false },     { "DEL", SHAPE_KEY, NULL, false, false },
 	{ "RENAME", SHAPE_TWO, NULL, false, false },   { "COPY", SHAPE_TWO, "REPLACE", false, false }, { "SUNIONSTORE", SHAPE_THREE, NULL, false, false },
 	{ "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PEXPIRE", SHAPE_LIFE, NULL, true, false },  { "PERSIST", SHAPE_KEY, NULL, true, false },
-	{ "GET", SHAPE_KEY, NULL, false, false },      { "EVAL", SHAPE_SCRIPT, NULL, false, true },
+	{ "GET", SHAPE_KEY, NULL, false, false },      { "DEL", SHAPE_TWO, NULL, false, false },      { "SMOVE", SHAPE_MOVE, NULL, false, false },
+	{ "EVAL", SHAPE_SCRIPT, NULL, false, true },
 	{ "EVAL", SHAPE_SCRIPT, NULL, false, true },
 };
 #define KINDS (sizeof kinds / sizeof *kinds)
@@ -71,6 +73,8 @@ static sds write_command(struct world *w, const struct kind *k, int key, int sec
 		return resp_cat_words(sdsempty(), k->name, name, w->key[second], k->option, NULL);
 	case SHAPE_THREE:
 		return resp_cat_words(sdsempty(), k->name, name, w->key[second], w->key[third], NULL);
+	case SHAPE_MOVE:
+		return resp_cat_words(sdsempty(), k->name, name, w->key[second], text_of(w, a, sizeof a, MEMBERS), NULL);
 	case SHAPE_SCRIPT:
 		return resp_cat_words(sdsempty(), k->name, text_of(w, a, sizeof a, 1024), "1", name, NULL);
 	}
@@ -84,9 +88,9 @@ static bool fits(const struct kind *k, int key)
 
 	switch (key % KEYS_PER_TAG) {
 	case 0:
-		return k->shape != SHAPE_MEMBER && k->shape != hash[0] && k->shape != hash[1] && k->shape != SHAPE_THREE;
+		return k->shape != SHAPE_MEMBER && k->shape != hash[0] && k->shape != hash[1] && k->shape != SHAPE_THREE && k->shape != SHAPE_MOVE;
 	case 1:
-		return k->shape != SHAPE_MEMBER && k->shape != SHAPE_VALUE && k->shape != SHAPE_THREE && strcmp(k->name, "INCR") != 0;
+		return k->shape != SHAPE_MEMBER && k->shape != SHAPE_VALUE && k->shape != SHAPE_THREE && k->shape != SHAPE_MOVE && strcmp(k->name, "INCR") != 0;
 	default:
 		return k->shape != hash[0] && k->shape != hash[1] && k->shape != SHAPE_VALUE && strcmp(k->name, "INCR") != 0;
 	}
@@ -110,6 +114,31 @@ static int other_key(struct world *w, int key, bool wide)
 	if (one_in(w, 2))
 		other = 2 + other % 2; /* where the sets are */
 	return wide ? (int)rnd(w, TAGS) * KEYS_PER_TAG + other : key / KEYS_PER_TAG * KEYS_PER_TAG + other;
+}
+
+/* As dispatch.c: the slots, if they are several; only a standalone server is sent such requests. */
+static struct wide *wide_of(const struct command *cmd, struct resp_request *p, const char *bytes)
+{
+	struct slice argv[16];
+	struct key_ref keys[16];
+	struct wide *wide = calloc(1, sizeof *wide + sizeof keys / sizeof *keys * sizeof wide->slot[0]);
+	int n;
+
+	for (uint32_t i = 0; i < p->argc; i++)
+		argv[i] = resp_request_arg(p, bytes, i);
+	n = command_keys(cmd, p->argc, argv, keys, 16);
+	for (int i = 0; i < n; i++) {
+		uint16_t slot = slot_of(argv[keys[i].index]);
+		uint32_t at = 0;
+		while (at < wide->n && wide->slot[at] != slot)
+			at++;
+		if (at == wide->n)
+			wide->slot[wide->n++] = slot;
+	}
+	if (wide->n > 1)
+		return wide;
+	free(wide);
+	return NULL;
 }
 
 struct req *client_req(struct world *w, sds s, const char *name, int key)
@@ -144,8 +173,11 @@ static void submit(struct world *w, sds s, int key)
 	resp_request_parse(&p, s, sdslen(s));
 	struct slice word = resp_request_arg(&p, s, 0);
 	snprintf(name, sizeof name, "%.*s", (int)word.n, word.p);
+	struct wide *wide = wide_of(command_find(word), &p, s);
 	resp_request_release(&p);
-	client_submit(w, client_req(w, s, name, key));
+	struct req *r = client_req(w, s, name, key);
+	r->wide = wide;
+	client_submit(w, r);
 }
 
 static void client_command(struct world *w, int key)
@@ -214,6 +246,7 @@ void client_answer(struct world *w, struct req *r)
 	w->unknown += r->reply_len > 8 && memcmp(r->reply, "-UNKNOWN", 8) == 0;
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	free(r->wide);
 	free(r);
 }
 

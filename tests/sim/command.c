@@ -232,6 +232,29 @@ static sds cmd_rename(struct call *c)
 	return ok();
 }
 
+static sds cmd_smove(struct call *c)
+{
+	int to = key_index(c->w, c->argv[2]);
+	uint64_t bit = UINT64_C(1) << number(c->argv[3]) % MEMBERS;
+
+	if ((c->v->type && c->v->type != TYPE_SET) || (at(c, to)->type && c->n->data[to].type != TYPE_SET))
+		return c->v->type ? error(wrong_type) : integer(0);
+	if (!c->v->type || !(c->v->members & bit))
+		return integer(0);
+	if (to == c->key)
+		return integer(1);
+	c->v->members &= ~bit;
+	wrote(c, c->key);
+	if (!c->v->members)
+		remove_key(c, c->key);
+	if (!c->n->data[to].type)
+		c->n->data[to] = (struct value){ .type = TYPE_SET, .expire_ms = -1 };
+	c->n->data[to].members |= bit;
+	wrote(c, to);
+	c->n->inputs[to] |= 1u << c->key;
+	return integer(1);
+}
+
 static sds cmd_copy(struct call *c)
 {
 	int to = key_index(c->w, c->argv[2]);
@@ -373,7 +396,7 @@ static const struct {
 	{ "spop", cmd_spop, 1 },         { "del", cmd_del, 1 },         { "unlink", cmd_del, 1 },          { "rename", cmd_rename, 1 },
 	{ "copy", cmd_copy, 1 },         { "sunionstore", cmd_sunionstore, 1 }, { "pexpireat", cmd_pexpireat, 1 }, { "persist", cmd_persist, 1 },
 	{ "pexpiretime", cmd_pexpiretime, 1 }, { "dump", cmd_dump, 1 }, { "restore", cmd_restore, 1 },     { "eval", cmd_eval, 3 },
-	{ "pexpire", cmd_pexpire, 1 },
+	{ "pexpire", cmd_pexpire, 1 },   { "smove", cmd_smove, 1 },
 };
 
 sds command_execute(struct world *w, struct cluster *cluster, struct server *n, const struct slice *argv, uint32_t argc)

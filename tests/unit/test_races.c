@@ -35,7 +35,7 @@ struct world {
 	unsigned first, n;         /* sent[first … n) are not answered */
 	unsigned answered, repairs, asked_anew;
 	sds answer;                /* the last one */
-	bool up[SIDES], expires;
+	bool up[SIDES], expires, standalone; /* the source */
 	bool fenced, fence_ok, held, held_ok, alone, alone_follower;
 	enum copy_result copied;
 	int64_t now_us;
@@ -68,6 +68,7 @@ static void io_answer(void *ctx, struct req *r)
 	w->answer = sdsnewlen(r->reply, r->reply_len);
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	free(r->wide);
 	free(r);
 }
 
@@ -109,8 +110,7 @@ static void io_receiver(void *ctx, enum side side, struct receiver *out)
 
 static bool io_is_cluster(void *ctx, enum side side)
 {
-	(void)ctx, (void)side;
-	return true;
+	return side == SIDE_TARGET || !((struct world *)ctx)->standalone;
 }
 
 static void io_repair(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses)
@@ -225,6 +225,25 @@ static void submit(struct world *w, const char *name, const char *a, const char 
 	engine_submit(w->engine, r);
 }
 
+static void submit_wide(struct world *w, const char *name, const char *a, const char *b)
+{
+	struct req *r = calloc(1, sizeof *r);
+	sds s = resp_cat_words(sdsempty(), name, a, "1", b, "2", NULL);
+
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	r->cmd = command_find(slice(name, strlen(name)));
+	r->ask_node = NODE_NONE;
+	r->write = true;
+	r->wide = calloc(1, sizeof *r->wide + 2 * sizeof r->wide->slot[0]);
+	r->wide->n = 2;
+	r->wide->slot[0] = r->slot = slot_of(slice(a, strlen(a)));
+	r->wide->slot[1] = slot_of(slice(b, strlen(b)));
+	sdsfree(s);
+	engine_submit(w->engine, r);
+}
+
 /* One answer to what stands at `at`; NULL: the connection was lost. */
 static void answer_at(struct world *w, unsigned at, const char *text)
 {
@@ -298,6 +317,33 @@ static void fence(struct world *w, uint64_t flip)
 
 	memset(&all, 0xff, sizeof all);
 	engine_fence(w->engine, flip, &all, SIDE_TARGET, 1000);
+}
+
+/* A request of several slots waits for each of them; what comes behind it and shares one with it stays behind it. */
+static void test_wide_request_keeps_its_place(void **state)
+{
+	struct world *w = *state;
+	uint16_t other = slot_of(SLICE_LIT("o"));
+
+	w->standalone = true;
+	engine_slot_done(w->engine, SLOTS);
+	engine_hold(w->engine, other, 1000);
+	submit_wide(w, "MSET", "k", "o");
+	submit(w, "SET", "k", "v", NULL);
+	assert_int_equal(w->n, 0);
+	engine_release(w->engine, other);
+	engine_turn(w->engine);
+	assert_true(was_sent(w, 0, SIDE_SOURCE, "MSET") && was_sent(w, 1, SIDE_SOURCE, "SET"));
+	answer(w, "+OK\r\n"); /* each slot gets its part, in a write of its own */
+	assert_true(was_sent(w, 2, SIDE_TARGET, "MSET") && was_sent(w, 3, SIDE_TARGET, "MSET"));
+	answer(w, "+OK\r\n");
+	answer(w, "-OOM\r\n");
+	answer(w, "+OK\r\n");
+	answer(w, "+OK\r\n");
+	engine_turn(w->engine);
+	assert_int_equal(atomic_load(&w->stats.dirty_keys), 1);
+	assert_int_equal(w->repairs, 1);
+	engine_copy(w->engine, copy_of_k(w, COPY_FAILED, ""));
 }
 
 /* Between the proof and the flip nothing is read or copied any more: the read would be of the former authority. */
@@ -661,6 +707,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_tail_goes_with_the_write, begin, end),
+		cmocka_unit_test_setup_teardown(test_wide_request_keeps_its_place, begin, end),
 		cmocka_unit_test_setup_teardown(test_no_copy_behind_the_proof, begin, end),
 		cmocka_unit_test_setup_teardown(test_hints_behind_the_proof, begin, end),
 		cmocka_unit_test_setup_teardown(test_glance_at_a_key_that_is_gone, begin, end),

@@ -278,7 +278,10 @@ static void check_row(const struct command *c)
 	assert_int_not_equal(c->arity, 0);
 	assert_int_equal(c->why != NULL, has_why);
 	assert_int_equal(c->local != LOCAL_NONE, c->policy == POLICY_LOCAL || c->policy == POLICY_BLOCK);
-	assert_int_equal(c->effect == EFFECT_REWRITTEN, c->rewrite != REWRITE_NONE);
+	if (c->effect == EFFECT_VERBATIM)
+		assert_true(c->rewrite == REWRITE_NONE || c->rewrite >= REWRITE_SPREAD_KEYS);
+	else
+		assert_int_equal(c->effect == EFFECT_REWRITTEN, c->rewrite != REWRITE_NONE);
 	if (c->policy == POLICY_SPLIT || c->policy == POLICY_FANOUT)
 		assert_int_not_equal(c->merge, MERGE_NONE);
 	if (c->policy == POLICY_SPLIT) {
