@@ -320,9 +320,11 @@ void dirty_applied(struct engine *e, struct dirty_key *k, bool ok)
 		forget_dirty(e, k);
 		return;
 	}
-	if (ok) {
+	if (ok) { /* a copy, but an older one: as good as lost, or a key that is marked by every write to it would never be clean (race 11) */
 		if (k->applied >= k->owed)
 			fence_settled(e, k);
+		if (k->losses < UINT8_MAX)
+			k->losses++;
 		k->failures = 0;
 		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
 		return;
