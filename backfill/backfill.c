@@ -198,6 +198,12 @@ void backfill_adopt(struct backfill *b)
 	uncarried_load(b);
 }
 
+void backfill_password(struct backfill *b, enum side side, const char *password)
+{
+	b->config.access[side].password = password;
+	conns_password(b, side);
+}
+
 void backfill_start(struct backfill *b)
 {
 	if (b->scan.stage == SCAN_OFF)

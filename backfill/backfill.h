@@ -154,6 +154,7 @@ struct backfill *backfill_new(struct ev_loop *loop, const struct backfill_config
 void backfill_free(struct backfill *b);
 
 void backfill_topology(struct backfill *b, struct topology *t);  /* takes the reference; either side, again at every change */
+void backfill_password(struct backfill *b, enum side side, const char *password); /* borrowed; of connections made from now on */
 /* Begins the copy of the whole keyspace, or continues from its checkpoint. Functions first. host->slot_done is called again for checkpointed slots. */
 void backfill_start(struct backfill *b);
 /* After a restart behind the copy: what else is known of the migration is loaded. */

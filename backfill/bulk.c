@@ -410,6 +410,8 @@ static void bulk_write(struct bulk *b)
 static void bulk_say_hello(struct bulk *b)
 {
 	b->state = BULK_HELLO;
+	sdsfree(b->hello); /* the password may be another one than at the last connect */
+	b->hello = hello_command(&b->options);
 	b->hello_pos = 0;
 	bulk_progress(b);
 	bulk_arm_timeout(b, b->options.reply_timeout_s);
@@ -534,7 +536,6 @@ struct bulk *bulk_new(struct ev_loop *loop, const struct bulk_options *o)
 	b->options.name[sizeof(b->options.name) - 1] = '\0';
 	b->fd = -1;
 	b->out = sdsempty();
-	b->hello = hello_command(o);
 	resp_reply_init(&b->parser, &resp_default_limits);
 	ev_init(&b->readable, on_readable);
 	ev_init(&b->writable, on_writable);
@@ -633,6 +634,11 @@ void bulk_command(struct bulk *b, int db, bulk_fn *fn, void *arg, ...)
 		b->out = resp_cat_bulk(b->out, slice(word, strlen(word)));
 	va_end(ap);
 	bulk_sent(b, 1, fn, arg);
+}
+
+void bulk_set_password(struct bulk *b, const char *password)
+{
+	b->options.password = password;
 }
 
 bool bulk_is_up(const struct bulk *b)

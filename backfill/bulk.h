@@ -43,6 +43,9 @@ void bulk_send(struct bulk *b, int db, const char *bytes, size_t n, unsigned rep
 /* Convenience: one command of C strings, NULL at the end. */
 void bulk_command(struct bulk *b, int db, bulk_fn *fn, void *arg, ...);
 
+/* Borrowed as that of the options; used from the next connect on. */
+void bulk_set_password(struct bulk *b, const char *password);
+
 bool bulk_is_up(const struct bulk *b);
 unsigned bulk_awaited(const struct bulk *b); /* replies still to come */
 

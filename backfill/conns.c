@@ -114,6 +114,14 @@ void conns_free(struct backfill *b, enum side side)
 	free(old.list);
 }
 
+/* Connections that are there stay, as servers let them. */
+void conns_password(struct backfill *b, enum side side)
+{
+	for (unsigned i = 0; i < b->conns[side].n; i++)
+		if (b->conns[side].list[i])
+			bulk_set_password(b->conns[side].list[i]->bulk, b->config.access[side].password);
+}
+
 struct conn *conns_any(struct backfill *b, enum side side)
 {
 	double now = bf_now(b);

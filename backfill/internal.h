@@ -142,6 +142,7 @@ struct conns {
 struct conn *conn_of(struct backfill *b, enum side side, uint16_t slot); /* NULL: nobody has the slot now */
 void conns_rebuild(struct backfill *b, enum side side);
 void conns_free(struct backfill *b, enum side side);
+void conns_password(struct backfill *b, enum side side);
 /* Any node of the side that can be asked, NULL if none. */
 struct conn *conns_any(struct backfill *b, enum side side);
 bool conns_usable(struct backfill *b, enum side side);

@@ -235,6 +235,28 @@ void backfill_thread_topology(struct backfill_thread *t, struct topology *topolo
 	mailbox_post(t->mail, t->self, t->to_control, run_topology, m);
 }
 
+struct password_mail {
+	struct backfill_thread *t;
+	enum side side;
+	const char *password;
+};
+
+static void run_password(void *arg)
+{
+	struct password_mail *m = arg;
+
+	backfill_password(m->t->backfill, m->side, m->password);
+	free(m);
+}
+
+void backfill_thread_password(struct backfill_thread *t, enum side side, const char *password)
+{
+	struct password_mail *m = malloc(sizeof(*m));
+
+	*m = (struct password_mail){ t, side, password };
+	mailbox_post(t->mail, t->self, t->to_control, run_password, m);
+}
+
 /* ---- what owners tell ---- */
 
 struct repair_mail {

@@ -17,6 +17,8 @@ void backfill_thread_free(struct backfill_thread *t);
 
 /* `migration` counts for BACKFILL_START and BACKFILL_ADOPT. */
 void backfill_thread_order(struct backfill_thread *t, enum backfill_order what, const struct order_args *args, const char *migration);
+/* Of connections that are made from now on; borrowed, the config keeps it. */
+void backfill_thread_password(struct backfill_thread *t, enum side side, const char *password);
 void backfill_thread_topology(struct backfill_thread *t, struct topology *topology); /* takes the reference */
 
 const struct bf_stats *backfill_thread_stats(const struct backfill_thread *t);

@@ -451,6 +451,8 @@ void control_reload(struct control *c)
 			continue;
 		if (c->fleet)
 			fleet_set_password(c->fleet, (enum side)s, now);
+		if (c->backfill)
+			backfill_thread_password(c->backfill, (enum side)s, now);
 		if (c->discovery[s])
 			discovery_reconnect(c->discovery[s]);
 	}

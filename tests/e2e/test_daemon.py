@@ -245,6 +245,35 @@ def test_password_changes(guarded, crossfade, tmp_path):
     assert proxy.call("GET", "k") == b"v"
 
 
+def test_password_changes_while_copying(standalone, guarded, crossfade, tmp_path):
+    """On both sides, in the middle of a backfill: its own connections are made with the new one, too, and the copy goes on."""
+    sides = [guarded, standalone("valkey-9.1")]
+    for side in sides:
+        side.flushall()
+        side.call("ACL", "SETUSER", "copier", "on", ">first", "~*", "&*", "+@all")
+    guarded.pipeline([["SET", "k%d" % i, i] for i in range(2000)])
+    secrets = [write(tmp_path / name, "first\n") for name in ("source", "target")]
+    proxy = crossfade(*sides, config={"source-auth-file": secrets[0], "source-user": "copier", "target-auth-file": secrets[1], "target-user": "copier",
+                                      "backfill-keys-per-s": 200, "backfill-adaptive": False})
+    proxy.ctl("start")
+    wait_until("it copies", lambda: proxy.status()["backfill"]["keys_copied"] > 50)
+    for side, secret in zip(sides, secrets):
+        side.call("ACL", "SETUSER", "copier", "<first", ">second")
+        write(secret, "second\n")
+    proxy.reload()
+    wait_until("it has read it", lambda: "reload: done" in proxy.log())
+    for side in sides:
+        side.call("CLIENT", "KILL", "USER", "copier")
+    copied = proxy.status()["backfill"]["keys_copied"]
+    assert copied < 2000
+    wait_until("the copy goes on", lambda: proxy.status()["backfill"]["keys_copied"] > copied + 50, 20)
+    proxy.ctl("throttle", "--off")
+    proxy.wait("synced,dirty=0")
+    assert sides[1].dbsize() == 2000 and proxy.ctl("verify").rc == 0
+    for side in sides:
+        side.call("ACL", "DELUSER", "copier")
+
+
 # ---- signals
 
 def test_term_answers_what_is_in_flight(crossfade, standalone):
