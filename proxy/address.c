@@ -86,32 +86,34 @@ void address_map(const struct address_map *m, struct host_port *hp)
 		snprintf(hp->host, sizeof(hp->host), "%.*s", (int)sizeof(hp->host) - 1, to);
 }
 
-bool address_resolve(const struct host_port *hp, struct sockaddr_storage *addr, socklen_t *len, const char **why)
+bool address_resolve(const struct host_port *hp, struct addresses *found, const char **why)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV }, *found = NULL;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV }, *list = NULL;
 	char port[8];
 
+	memset(found, 0, sizeof(*found));
 	if (address_is_unix(hp->host)) {
-		struct sockaddr_un *un = (struct sockaddr_un *)addr;
-		memset(addr, 0, sizeof(*addr));
+		struct sockaddr_un *un = (struct sockaddr_un *)&found->at[0].addr;
 		un->sun_family = AF_UNIX;
 		snprintf(un->sun_path, sizeof(un->sun_path), "%s", hp->host + strlen(ADDRESS_UNIX));
-		*len = sizeof(*un);
+		found->at[0].len = sizeof(*un);
+		found->n = 1;
 		return true;
 	}
 	snprintf(port, sizeof(port), "%u", hp->port);
-	int rc = getaddrinfo(hp->host, port, &hints, &found); /* an address needs no DNS */
+	int rc = getaddrinfo(hp->host, port, &hints, &list); /* an address needs no DNS */
 	if (rc != 0) {
 		hints.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG;
-		rc = getaddrinfo(hp->host, port, &hints, &found);
+		rc = getaddrinfo(hp->host, port, &hints, &list);
 	}
 	if (rc != 0) {
 		*why = gai_strerror(rc);
 		return false;
 	}
-	memset(addr, 0, sizeof(*addr));
-	memcpy(addr, found->ai_addr, found->ai_addrlen);
-	*len = found->ai_addrlen;
-	freeaddrinfo(found);
+	for (const struct addrinfo *a = list; a && found->n < ADDRESSES_MAX; a = a->ai_next) {
+		memcpy(&found->at[found->n].addr, a->ai_addr, a->ai_addrlen);
+		found->at[found->n++].len = a->ai_addrlen;
+	}
+	freeaddrinfo(list);
 	return true;
 }

@@ -21,7 +21,15 @@ void address_name(char *name, size_t n, const char *host, uint16_t port);
 bool address_split(const char *name, size_t n, struct host_port *hp);
 /* Where an announced address is reached: host:port pairs win over hosts. */
 void address_map(const struct address_map *m, struct host_port *hp);
-/* First address of the name; false: it does not resolve, *why says why. */
-bool address_resolve(const struct host_port *hp, struct sockaddr_storage *addr, socklen_t *len, const char **why);
+/* The addresses of the name, in the order in which they are to be tried; false: it does not resolve, *why says why. */
+#define ADDRESSES_MAX 8
+struct addresses {
+	unsigned n;
+	struct {
+		struct sockaddr_storage addr; /* zero behind its length */
+		socklen_t len;
+	} at[ADDRESSES_MAX];
+};
+bool address_resolve(const struct host_port *hp, struct addresses *found, const char **why);
 
 #endif

@@ -49,18 +49,65 @@ static struct bulk *peer_open(struct discovery *d, struct peer *p)
 	return bulk_new(d->loop, &o);
 }
 
-/* The connection to this address, whose name is resolved anew; NULL: it does not resolve, d->why says so. */
+static int peer_place(const struct peer *p)
+{
+	for (unsigned i = 0; i < p->found.n; i++)
+		if (p->found.at[i].len == p->addr_len && memcmp(&p->found.at[i].addr, &p->addr, p->addr_len) == 0)
+			return (int)i;
+	return -1;
+}
+
+static void peer_use(struct discovery *d, struct peer *p, unsigned place)
+{
+	if (p->bulk)
+		bulk_free(p->bulk);
+	p->addr = p->found.at[place].addr;
+	p->addr_len = p->found.at[place].len;
+	p->lost = false;
+	p->bulk = peer_open(d, p);
+}
+
+/* It did not answer: the name's next address that was not tried in this round. False: there is none. What is awaited from it is lost. */
+static bool peer_next(struct discovery *d, struct peer *p)
+{
+	if (d->closing || !p->lost || p->tried >= p->found.n)
+		return false;
+	p->tried++;
+	log_limited(LOG_VERBOSE, "%s %s does not answer at this address: its next one is tried", side_name(d->side), p->name);
+	peer_use(d, p, (unsigned)(peer_place(p) + 1) % p->found.n);
+	return true;
+}
+
+/* Once in a round. The address in use stays while it answers, in whatever order they come. */
+static bool peer_resolve(struct discovery *d, struct peer *p, const struct host_port *at)
+{
+	const char *why;
+	int place;
+
+	if (!address_resolve(at, &p->found, &why)) {
+		set_why(d, "%s does not resolve: %s", p->name, why);
+		return false;
+	}
+	p->tried = 1;
+	place = peer_place(p);
+	if (p->bulk && place < 0)
+		log_notice("%s %s resolves to another address now", side_name(d->side), p->name);
+	if (!p->bulk || place < 0)
+		peer_use(d, p, 0);
+	return true;
+}
+
+/* The connection to this name; NULL: it does not resolve, d->why says so. */
 static struct peer *peer_get(struct discovery *d, const struct host_port *at)
 {
 	char name[ADDRESS_NAME_MAX];
-	struct sockaddr_storage addr;
-	socklen_t len;
-	const char *why;
 	struct peer *p;
 
 	address_name(name, sizeof(name), at->host, at->port);
 	for (p = d->peers; p && strcmp(p->name, name) != 0;)
 		p = p->next;
+	if (p && p->round == d->round && p->found.n)
+		return p;
 	if (!p) {
 		p = calloc(1, sizeof(*p));
 		snprintf(p->name, sizeof(p->name), "%s", name);
@@ -68,20 +115,7 @@ static struct peer *peer_get(struct discovery *d, const struct host_port *at)
 		d->peers = p;
 	}
 	p->round = d->round;
-	if (!address_resolve(at, &addr, &len, &why)) {
-		set_why(d, "%s does not resolve: %s", name, why);
-		return NULL;
-	}
-	if (p->bulk && (len != p->addr_len || memcmp(&addr, &p->addr, len) != 0)) {
-		log_notice("%s %s resolves to another address now", side_name(d->side), name);
-		bulk_free(p->bulk);
-		p->bulk = NULL;
-	}
-	p->addr = addr;
-	p->addr_len = len;
-	if (!p->bulk)
-		p->bulk = peer_open(d, p);
-	return p;
+	return peer_resolve(d, p, at) ? p : NULL;
 }
 
 /* Those that no refresh has used for a while go. */
@@ -233,12 +267,17 @@ static void on_probe_nodes(void *arg, struct slice reply, const char *why)
 	probe_part_done(p);
 }
 
+static void probe_ask(struct discovery *d, struct probe *p);
+
 static void on_probe_info(void *arg, struct slice reply, const char *why)
 {
 	struct probe *p = arg;
 
+	p->peer->lost = !reply.p;
 	if (!reply.p) {
 		probe_lost(p, why);
+		if (peer_next(p->d, p->peer))
+			probe_ask(p->d, p);
 	} else if (!info_parse(reply, &p->info)) {
 		struct resp_item item;
 		size_t n = resp_item(reply.p, reply.p + reply.n, &item);
@@ -255,6 +294,14 @@ static void on_probe_info(void *arg, struct slice reply, const char *why)
 	probe_part_done(p);
 }
 
+static void probe_ask(struct discovery *d, struct probe *p)
+{
+	p->left += d->cluster ? 2 : 1;
+	bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_info, p, "INFO", NULL);
+	if (d->cluster)
+		bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_nodes, p, "CLUSTER", "NODES", NULL);
+}
+
 static void probe_begin(struct discovery *d, struct probe *p)
 {
 	p->left = 1;
@@ -263,10 +310,7 @@ static void probe_begin(struct discovery *d, struct probe *p)
 		snprintf(p->why, sizeof(p->why), "%s", d->why);
 		return;
 	}
-	p->left += d->cluster ? 2 : 1;
-	bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_info, p, "INFO", NULL);
-	if (d->cluster)
-		bulk_command(p->peer->bulk, BULK_ANY_DB, on_probe_nodes, p, "CLUSTER", "NODES", NULL);
+	probe_ask(d, p);
 }
 
 static void probe_all(struct discovery *d)
@@ -311,10 +355,15 @@ static bool asked_standalone(struct discovery *d, const struct host_port *at)
 	return true;
 }
 
+static void ask(struct discovery *d);
+
 static void on_asked(struct discovery *d)
 {
 	if (!d->asked_ok) {
-		ask_next(d);
+		if (peer_next(d, d->asked))
+			ask(d);
+		else
+			ask_next(d);
 		return;
 	}
 	d->cluster = d->asked_info.cluster;
@@ -338,6 +387,7 @@ static void on_ask_info(void *arg, struct slice reply, const char *why)
 	struct resp_item item;
 
 	d->asked_ok = false;
+	d->asked->lost = !reply.p;
 	if (!reply.p) {
 		set_why(d, "%s", why);
 	} else if (!info_parse(reply, &d->asked_info)) {
@@ -398,6 +448,14 @@ static bool next_candidate(struct discovery *d, struct host_port *at)
 	return false;
 }
 
+static void ask(struct discovery *d)
+{
+	d->ask_left = 3;
+	bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_info, d, "INFO", NULL);
+	bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_slots, d, "CLUSTER", "SLOTS", NULL);
+	bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_nodes, d, "CLUSTER", "NODES", NULL);
+}
+
 static void ask_next(struct discovery *d)
 {
 	struct host_port at;
@@ -407,10 +465,7 @@ static void ask_next(struct discovery *d)
 		d->asked = peer_get(d, &at);
 		if (!d->asked)
 			continue;
-		d->ask_left = 3;
-		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_info, d, "INFO", NULL);
-		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_slots, d, "CLUSTER", "SLOTS", NULL);
-		bulk_command(d->asked->bulk, BULK_ANY_DB, on_ask_nodes, d, "CLUSTER", "NODES", NULL);
+		ask(d);
 		return;
 	}
 	refresh_failed(d);

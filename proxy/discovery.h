@@ -5,7 +5,8 @@
  *     └► every primary found: INFO, TIME, CLUSTER NODES ──all answered or lost──► compare, publish, call `done`
  *
  * Nodes keep their order while their names stay. A standalone server is one node that has every slot; of several configured ones the first
- * that is a primary. Names are resolved again at every refresh.
+ * that is a primary. Names are resolved again at every refresh; of several addresses the one that answers stays in use,
+ * and where it does not the next one is tried, each once in a refresh.
  * Thread: control. The callbacks run on it, never from inside discovery_refresh. */
 #ifndef CROSSFADE_DISCOVERY_H
 #define CROSSFADE_DISCOVERY_H

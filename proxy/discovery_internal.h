@@ -2,6 +2,7 @@
 #ifndef CROSSFADE_DISCOVERY_INTERNAL_H
 #define CROSSFADE_DISCOVERY_INTERNAL_H
 
+#include "proxy/address.h"
 #include "proxy/discovery.h"
 #include "proxy/discovery_parse.h"
 #include "resp/parse.h"
@@ -9,8 +10,11 @@
 struct peer {
 	struct peer *next;
 	char name[280];
-	struct sockaddr_storage addr;
+	struct addresses found; /* what the name resolved to in this round, */
+	unsigned tried;         /* how many of them were tried in it */
+	struct sockaddr_storage addr; /* the one in use: it stays while it answers and is among them */
 	socklen_t addr_len;
+	bool lost;              /* it did not answer when it was last asked */
 	struct bulk *bulk;
 	unsigned databases;          /* 0: not known yet */
 	char databases_run_id[44];   /* …of this process */

@@ -2,7 +2,8 @@
 import itertools
 
 import pytest
-from harness import Client, key_slot
+from harness import Client, key_slot, preload
+from harness.crossfade import SANITIZERS
 from harness.load import Load, move_slowly, redirects
 from harness.process import wait_until
 
@@ -118,3 +119,50 @@ def test_a_node_of_several_is_gone(servers, cluster):
     proxy = servers.crossfade(cluster, config={"source-nodes": names})
     assert proxy.call("MSET", *[x for t in TAGS for x in (t, 1)]) == b"OK"
     assert len(proxy.status()["nodes"]) == 3
+
+
+# ---- several addresses of one name
+
+
+@pytest.fixture
+def several(crossfade):
+    """A proxy for which several.test is 127.0.0.9 and 127.0.0.1."""
+    env = {"LD_PRELOAD": preload.library("names"), "ASAN_OPTIONS": SANITIZERS["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
+
+    def make(source, target=None, **config):
+        names = {side + "-nodes": ["several.test:%d" % node.port for node in nodes.nodes[:1]]
+                 for side, nodes in (("source", source), ("target", target)) if nodes}
+        return crossfade(source, target, env=env, config=dict(names, **config))
+    return make
+
+
+def test_the_second_address_answers(standalone, several):
+    """For the workers, the copy and the looks at the servers, on both sides; and when the server moves to the other address they follow."""
+    source, target = standalone("redis-7.0"), standalone("valkey-9.1")
+    source.call("SET", "copied", "c")
+    proxy = several(source, target)
+    assert proxy.call("SET", "k", "v") == b"OK"
+    proxy.ctl("start")
+    proxy.wait("synced,dirty=0")
+    assert proxy.ctl("verify").rc == 0
+    assert target.call("GET", "copied") == b"c" and target.call("GET", "k") == b"v"
+    assert {n["addr"] for n in proxy.status()["nodes"]} == {"several.test:%d" % n.port for n in (source, target)}
+    target.conf["bind"] = "127.0.0.9"
+    target.kill()
+    target.drop()
+    target.start(wait=False)
+    wait_until("the target is found at its other address", lambda: all(n["state"] == "up" for n in proxy.status()["nodes"]), 30)
+    proxy.call("SET", "k", "w")
+    proxy.wait("dirty=0,lag=0")
+    assert proxy.ctl("verify").rc == 0
+    with Client(target.port, host="127.0.0.9") as c:
+        assert c.call("GET", "k") == b"w" and c.call("GET", "copied") == b"c"
+
+
+def test_nodes_of_a_cluster_have_several_addresses(cluster, several):
+    cluster.flushall()
+    announce(cluster, preferred_endpoint_type="hostname", announce_hostname="several.test")
+    proxy = several(cluster)
+    for tag in TAGS:
+        assert proxy.call("SET", "k" + tag, tag) == b"OK"
+    announce(cluster, preferred_endpoint_type="ip", announce_hostname="")

@@ -6,7 +6,7 @@ are put together by hand instead of by `--cluster create`, which takes longer.
 import os
 import time
 
-from . import clock, keyspace, ports
+from . import keyspace, ports, preload
 from .keyspace import diff  # noqa: F401 (for users of this module)
 from .process import ROOT, Process, wait_until
 from .resp import Client, RespError
@@ -69,7 +69,7 @@ class Node(Process):
 
     def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None, clock_s=0):
         super().__init__(label or kind)
-        self.env = dict(os.environ, LD_PRELOAD=clock.library(clock_s)) if clock_s else None
+        self.env = dict(os.environ, LD_PRELOAD=preload.library("clock", OFFSET_S=clock_s)) if clock_s else None
         self.kind = kind
         self.cluster_enabled = cluster
         self._ports = [] if port else [ports.reserve() for _ in range(2 if cluster else 1)]
