@@ -353,7 +353,7 @@ def test_wait_inside_multi(side):
 def test_wait_for_replicas(servers):
     """A source without any, a cluster with one: who waits over the flip gets it there."""
     source, target = servers.standalone("redis-7.0"), servers.cluster("valkey-9.1", shards=1, replicas=1)
-    proxy = servers.crossfade(source, target)
+    proxy = servers.crossfade(source, target, config={"cutover-max-pause": 20000})
     replica = target.replicas_of(target.node_for("k"))[0]
     with proxy.connect() as client, proxy.connect() as waiting, replica.connect() as direct:
         direct.call("READONLY")

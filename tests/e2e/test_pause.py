@@ -7,7 +7,7 @@ from harness.resp import Disconnected, encode
 @pytest.fixture(scope="module")
 def pair(servers):
     source, target = servers.standalone("redis-7.0"), servers.standalone("valkey-9.1")
-    proxy = servers.crossfade(source, target, config={"workers": 2})
+    proxy = servers.crossfade(source, target, config={"workers": 2, "cutover-max-pause": 20000})
     proxy.ctl("start")
     proxy.wait("synced")
     return source, target, proxy

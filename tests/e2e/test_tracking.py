@@ -170,7 +170,7 @@ def test_own_reads_and_writes_in_one_pipeline(alone):
 
 def test_flip(servers):
     source, target = servers.standalone("redis-7.0"), servers.cluster("valkey-9.1")
-    proxy = servers.crossfade(source, target, config={"workers": 2})
+    proxy = servers.crossfade(source, target, config={"workers": 2, "cutover-max-pause": 20000})
     keys = ["k%d" % i for i in range(30)]
     for k in keys:
         source.call("SET", k, 0)
