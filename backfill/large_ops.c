@@ -67,6 +67,37 @@ static bool setrange(struct large *l, const struct large_op *op)
 	return true;
 }
 
+/* Does it count up a field of which a part is not copied yet? Then what is copied of it hangs on what is not. */
+static bool counts_at_the_end(const struct large *l, const struct large_op *op)
+{
+	struct values w = op->words;
+
+	while (w.p < w.end) {
+		struct slice what = values_text(&w), type = values_text(&w);
+		int64_t width, at;
+		if (slice_is(what, "overflow"))
+			continue;
+		struct slice offset = values_text(&w);
+		bool counted = offset.n > 0 && *offset.p == '#';
+		if (slice_is(what, "get"))
+			continue;
+		values_text(&w);
+		if (type.n < 2 || !offset.p || !resp_string_to_int(type.p + 1, type.n - 1, &width) || !resp_string_to_int(offset.p + counted, offset.n - counted, &at))
+			return true;
+		at *= counted ? width : 1;
+		if (slice_is(what, "incrby") && (uint64_t)at / 8 < l->offset && (uint64_t)(at + width - 1) / 8 >= l->offset)
+			return true;
+	}
+	return false;
+}
+
+static bool bits(struct large *l, const struct large_op *op)
+{
+	if (op->words.end - op->words.p > BLOCK_BYTES || (!l->all_read && slice_is(op->verb, "bitfield") && counts_at_the_end(l, op)))
+		return false;
+	return verbatim(l, op);
+}
+
 /* What they write behind the part that is copied is read again: a string does not get shorter. */
 bool large_string_op(struct large *l, const struct large_op *op)
 {
@@ -77,7 +108,7 @@ bool large_string_op(struct large *l, const struct large_op *op)
 	if (slice_is(op->verb, "setrange"))
 		return setrange(l, op);
 	if (slice_is(op->verb, "setbit") || slice_is(op->verb, "bitfield"))
-		return op->words.end - op->words.p <= BLOCK_BYTES && verbatim(l, op);
+		return bits(l, op);
 	return false;
 }
 

@@ -272,7 +272,7 @@ def test_under_writes(cluster, crossfade):
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("key", KEYS)
 def test_under_writes_ten_million(standalone, crossfade, key):
-    writer, proxy = under_writes(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 512, 900, 64, [key])
+    writer, proxy = under_writes(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 511, 900, 64, [key])  # APPEND has room
     assert writer.longest < 2
     assert "is copied while its writes are held" not in proxy.log()
 

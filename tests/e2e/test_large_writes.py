@@ -89,7 +89,7 @@ def by_place(key, i):
             "hash": [("EVAL", "return redis.call('HSET', KEYS[1], 'script', ARGV[1])", 1, key, i)],
             "zset": [("ZREMRANGEBYRANK", key, 0, 1)],
             "set": [("EXPIREAT", key, FAR_MS // 1000 + i), ("PERSIST", key)],
-            "string": [("EXPIREAT", key, FAR_MS // 1000 + i)]}[key.split(":")[0]]
+            "string": [("EXPIREAT", key, FAR_MS // 1000 + i), ("BITFIELD", key, "INCRBY", "u40", (i % 8 + 1) * (1 << 21) - 20, 1 << 30)]}[key.split(":")[0]]
 
 
 def in_transaction(calls):
