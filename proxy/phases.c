@@ -147,6 +147,7 @@ void phases_looked(struct phases *p, int64_t now)
 		phases_answer(&p->start.answer, ANSWER_REFUSED, "the phase could not be recorded: %s; nothing was begun", text);
 		return;
 	}
+	p->walk_due = f.target_may_hold_keys;
 	p->start.deadline = now + START_LIMIT_MS;
 	start_set_state(p, START_MIRRORING);
 	p->io->mirror(p->ctx, true);
@@ -447,9 +448,12 @@ bool phases_urgent(const struct phases *p)
 
 void phases_begin(struct phases *p, const char *why_void, bool unwatched, int64_t now)
 {
+	struct phase_facts f;
+
+	p->io->facts(p->ctx, &f);
 	if (why_void && p->rec.phase != PHASE_PROXY)
 		phases_verify_void(p, why_void);
-	p->walk_due = unwatched && p->rec.phase == PHASE_BACKFILL && !p->rec.backfill_done;
+	p->walk_due = (unwatched || f.target_may_hold_keys) && p->rec.phase == PHASE_BACKFILL && !p->rec.backfill_done;
 	switch (p->rec.phase) {
 	case PHASE_PROXY:
 	case PHASE_FINISHED:

@@ -61,7 +61,7 @@ struct phases {
 	} verify;
 	unsigned voids;
 	char void_why[512];      /* of the last void that no clean verify has followed */
-	bool walk_due;           /* what was copied before the start may have been changed, unseen: compared when the copying ends */
+	bool walk_due;           /* what was copied before the start may have been changed, unseen, or the target may hold more: compared when the copying ends */
 	unsigned walk_awaited;   /* workers that have not marked their slots yet */
 	struct state_side sides[SIDES];
 	struct flip flip;

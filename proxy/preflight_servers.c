@@ -261,7 +261,7 @@ static void judge_empty(struct preflight *p)
 	if (keys == 0)
 		say(p, LEVEL_OK, "empty", NULL, "the target holds no keys");
 	else if (p->in.config->target_may_hold_keys)
-		say(p, LEVEL_WARN, "empty", "be sure that these keys may be overwritten: those that only the target has count as differences",
+		say(p, LEVEL_WARN, "empty", "be sure that these keys may be overwritten, and removed where the source has none of them",
 		    "the target already holds %llu key%s (target-not-empty allow)", (ull)keys, PLURAL(keys));
 	else
 		say(p, LEVEL_ERR, "empty", "empty it (FLUSHALL on its primaries), or set target-not-empty allow and start crossfade again",

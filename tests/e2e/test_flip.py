@@ -316,3 +316,16 @@ def test_quick_there_and_back(standalone, cluster, crossfade):
         load.run_on()
     same(proxy, source, target)
     load.check(proxy, source, target)
+
+
+def test_what_the_target_held_is_made_equal_before_synced_is_told(pair, crossfade):
+    source, target = pair
+    fill(source, 500)
+    target.pipeline([("SET", "left:%d" % i, i) for i in range(300)] + [("HSET", "lefthash:%d" % i, "g", 2) for i in range(20)] + [("SET", "k:%d" % i, "old") for i in range(0, 100, 3)])
+    proxy = crossfade(source, target, config={"target-not-empty": "allow"})
+    proxy.ctl("start")
+    proxy.pipeline([("HSET", "lefthash:%d" % i, "f", 1) for i in range(10)] + [("SADD", "left:%d" % i, 1) for i in range(10)])
+    proxy.wait("synced", timeout=60)
+    assert diff(source.digest(), target.digest()) == []
+    assert source.dbsize() == target.dbsize() > 500
+    proxy.ctl("verify")
