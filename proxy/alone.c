@@ -238,15 +238,14 @@ static bool is_primary(struct worker *w, const struct upstream *u, uint16_t inde
 static void ask_node(struct alone *a, struct upstream *u, struct alone_ask *n)
 {
 	const struct req *r = a->req;
-	int db = r->cmd->flags & CMD_ONE_DB ? (int)r->db : UPSTREAM_ANY_DB;
 
 	*n = (struct alone_ask){ a, u };
 	if (a->stage == ASKING_FOLLOWER && empties(a)) {
 		sds s = resp_cat_words(sdsempty(), r->cmd->name, "ASYNC", NULL);
-		upstream_send(u, db, s, sdslen(s), NULL, 1, on_asked, n);
+		upstream_send(u, r->db, s, sdslen(s), NULL, 1, on_asked, n);
 		sdsfree(s);
 	} else {
-		upstream_send(u, db, r->bytes, r->len, r->block, 1, on_asked, n);
+		upstream_send(u, r->db, r->bytes, r->len, r->block, 1, on_asked, n);
 	}
 }
 

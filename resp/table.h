@@ -186,8 +186,7 @@ enum {
 	CMD_CHANNEL = 1 << 16,     /* the word behind the name is a channel, which the user must be allowed */
 	CMD_CHANNELS = 1 << 17,    /* all words are */
 	CMD_PATTERNS = 1 << 18,    /* all words are patterns of channels, allowed literally only */
-	CMD_ONE_DB = 1 << 19,      /* POLICY_ALONE: it empties the client's database only */
-	CMD_SWAPS = 1 << 30,       /* …two databases change places */
+	CMD_SWAPS = 1 << 30,       /* POLICY_ALONE: two databases change places */
 	CMD_PROVEN_UNLESS_FRESH = 1 << 24, /* with UNPROVEN: proven after all unless the reply is what a missing key would give (INCR: the increment; APPEND: the length) */
 };
 

@@ -490,7 +490,7 @@ const struct command command_table[] = {
 	{ "flushall", -1, CMD_WRITE, 0x28005,
 	  EFFECT_BROADCAST, POLICY_ALONE, MERGE_ALL_OK, SHAPE_GENERIC, UNCHANGED_NEVER, REWRITE_NONE, CANON_NONE, LOCAL_NONE, KEYS_SPECS,
 	  0, NULL, "inside a transaction it could not run alone on every server", "redis 1.0.0", SERVER_REDIS_7_0 | SERVER_REDIS_8_0 | SERVER_VALKEY_8_0 | SERVER_VALKEY_8_1 | SERVER_VALKEY_9_1, 130 },
-	{ "flushdb", -1, CMD_WRITE | CMD_ONE_DB, 0x28005,
+	{ "flushdb", -1, CMD_WRITE, 0x28005,
 	  EFFECT_BROADCAST, POLICY_ALONE, MERGE_ALL_OK, SHAPE_GENERIC, UNCHANGED_NEVER, REWRITE_NONE, CANON_NONE, LOCAL_NONE, KEYS_SPECS,
 	  0, NULL, "inside a transaction it could not run alone on every server", "redis 1.0.0", SERVER_REDIS_7_0 | SERVER_REDIS_8_0 | SERVER_VALKEY_8_0 | SERVER_VALKEY_8_1 | SERVER_VALKEY_9_1, 131 },
 	{ "function", -2, CMD_CONTAINER, 0x8000,
