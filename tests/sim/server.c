@@ -36,12 +36,12 @@ void node_changed(struct world *w, struct server *n, int key, enum changed by)
 /* The push about it is the proxy's own: it is not told (upstream.h). */
 void node_empty(struct world *w, struct server *n)
 {
-	(void)w;
 	n->offset++;
 	for (int key = 0; key < KEYS; key++)
 		if (n->data[key].type) {
 			n->data[key] = (struct value){ .type = TYPE_NONE, .expire_ms = -1 };
 			n->own[key] = n->offset;
+			watcher_changed(w, n, key);
 		}
 }
 
