@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "proxy/txn.h"
+#include "proxy/watch.h"
 
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced,
 			  const uint8_t *mine, struct worker_stats *stats)
@@ -167,6 +168,8 @@ static void on_reply(void *arg, const struct reply *reply);
 
 static void start_watch(struct engine *e, struct req *r)
 {
+	if (!r->watch->armed)
+		r->watch->flips = e->gate.flips;
 	if (!e->io.watch_send(e->io.ctx, r->watch, slot_authority(e, r->slot), r->db, r->slot, r->bytes, r->len, r->block, on_reply, r)) {
 		struct block *b = block_copy("+OK\r\n", 5);
 		r->reply_block = b;

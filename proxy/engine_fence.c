@@ -248,6 +248,7 @@ void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out)
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (is_fenced(e, i))
 			atomic_store(&e->authority[i], f->to);
+	e->gate.flips++;
 	known_clear(&e->foreign); /* it was about the former authority's other writers */
 	lift(e, out);
 	engine_unseen(e); /* who waits asks the new authority, and is told by its watch from now on */

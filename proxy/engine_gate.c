@@ -14,6 +14,7 @@
 
 #include "backfill/fault.h"
 #include "proxy/txn.h"
+#include "proxy/watch.h"
 
 struct echo {
 	sds key;
@@ -166,7 +167,7 @@ static void answer_null(struct engine *e, struct req *r)
 /* False: answered null, and nothing is watched any more. */
 static bool still_watches(struct engine *e, struct req *r)
 {
-	if (e->io.watch_holds(e->io.ctx, r->watch, slot_authority(e, r->slot), r->slot))
+	if ((r->watch->flips == e->gate.flips || fault("race-14-flip")) && e->io.watch_holds(e->io.ctx, r->watch, slot_authority(e, r->slot), r->slot))
 		return true;
 	e->io.watch_disarm(r->watch);
 	answer_null(e, r);

@@ -159,6 +159,7 @@ struct gate {
 	struct echoes *echoes;   /* reports to come of keys that such EXECs wrote, oldest first */
 	struct echoes *now;      /* of the one that runs */
 	char why[256];           /* its connection was lost */
+	uint64_t flips;          /* so far: what is watched from before the last one may have changed, though its node answers again */
 };
 
 /* A command that runs alone (engine_alone.c). */

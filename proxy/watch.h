@@ -6,8 +6,8 @@
  *   EXEC, likewise                     ─► gate closed, drained: MULTI … EXEC there ─► the array, or null; gate open
  *   UNWATCH, DISCARD, an EXEC that fails at home ─► watch_end
  *
- * What was watched on another node than the one that would answer EXEC, or on a connection that was lost, may have changed: EXEC answers null without
- * asking. That is what a flip between WATCH and EXEC does. In a cluster all watched keys, and those of the transaction, must be of one slot.
+ * What was watched on another node than the one that would answer EXEC, before a flip (or two), or on a connection that was lost, may have changed: EXEC answers
+ * null without asking. In a cluster all watched keys, and those of the transaction, must be of one slot.
  *
  * Ownership: made by home, counted by the session and by requests (home's thread only); the connection is the owner's, who gives it back when home has
  * told that nobody uses the watch any more. Thread: as said at each function. */
@@ -32,6 +32,7 @@ struct watch {
 	uint16_t slot;              /* of the watched keys; the first one's */
 	/* the owner's */
 	struct upstream *u;
+	uint64_t flips;             /* its engine's, when it was armed */
 	bool armed;                 /* WATCH was sent, and neither EXEC nor UNWATCH */
 	bool broken;                /* what was watched may have changed: EXEC answers null */
 };
