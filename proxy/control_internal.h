@@ -76,7 +76,7 @@ bool control_check_first(struct control *c, enum order order, const struct order
 /* control_io.c */
 extern const struct phase_io control_phase_io;
 struct fleet_sums {
-	uint64_t clients, commands, effects, queued, queued_bytes, mismatches, snapshots, foreign, dirty_keys, dirty_slots, unknown_outcome;
+	uint64_t clients, commands, effects, queued, queued_bytes, mismatches, snapshots, foreign, strays, dirty_keys, dirty_slots, unknown_outcome;
 	int64_t dirty_age_us;
 	int64_t lag_us;
 };

@@ -23,6 +23,7 @@ void control_sums(const struct control *c, struct fleet_sums *sums)
 		sums->mismatches += GET(w->mismatches);
 		sums->snapshots += GET(w->snapshots);
 		sums->foreign += GET(w->foreign);
+		sums->strays += GET(w->strays);
 		sums->dirty_keys += GET(w->dirty_keys);
 		sums->dirty_slots += GET(w->dirty_slots);
 		sums->unknown_outcome += GET(w->unknown_outcome);
@@ -55,6 +56,7 @@ static void io_facts(void *ctx, struct phase_facts *f)
 	control_sums(c, &sums);
 	f->dirty_keys = sums.dirty_keys;
 	f->dirty_slots = sums.dirty_slots;
+	f->strays = sums.strays;
 	f->dirty_age_ms = sums.dirty_age_us / 1000;
 	f->queued = sums.queued;
 	f->lag_ms = (sums.lag_us + 999) / 1000;

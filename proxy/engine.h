@@ -66,6 +66,7 @@ struct engine_options {
 	size_t dirty_max, known_max;
 	size_t request_max;   /* larger requests are not kept: their keys become dirty */
 	size_t inband_max;    /* bytes of an in-band copy */
+	_Atomic int64_t *script_us; /* when any engine of the process last sent a script, or had its reply; NULL: partial flips are none of its business */
 	int64_t resend_us;    /* how long reads and unsent writes are tried again */
 };
 

@@ -86,6 +86,8 @@ static void on_glance(void *arg, const struct reply *r)
 	} else if (says_gone(r) && follower_takes(e, slot_follower(e, slot), slot)) {
 		unlink_it(e, g, k);
 	} else {
+		if (r->p && !says_gone(r))
+			strays_seen(e, slot, k->since_us);
 		k->hint = false;
 		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
 		free(g);
@@ -103,7 +105,7 @@ bool glance(struct engine *e, struct dirty_key *k)
 	struct glanced *g;
 
 	assert(k->state == DIRTY_IDLE);
-	if (e->gate.holder || e->glances >= ENGINE_GLANCES_MAX || (s->wait && s->wait->why & WAIT_RESEND)) /* it must not overtake what is sent again */
+	if (gate_is_shut(e) || e->glances >= ENGINE_GLANCES_MAX || (s->wait && s->wait->why & WAIT_RESEND)) /* it must not overtake what is sent again */
 		return false;
 	if (e->glance_misses >= MISSES_MAX && e->glance_misses++ % MISSED_EVERY)
 		return false;

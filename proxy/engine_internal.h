@@ -64,6 +64,7 @@ struct slot_state {
 	uint32_t rescan_marks;
 	/* A walk that is due begins when what was under way at the mark has ended: these replies of the authority, then these of the follower. */
 	uint32_t await_replies, await_acks;
+	uint32_t script_ms; /* when a script was last sent, or answered, low bits; 0: never */
 	uint8_t flags;
 };
 
@@ -115,6 +116,7 @@ struct mwrite {
 	size_t queued;           /* bytes at the follower */
 	enum side follower;
 	bool begun, compare, failed, answer_held, released;
+	bool script;             /* of its commands some is a script */
 	struct spread_answer *spread; /* one of the parts of a write whose answer waits for all, or that write itself */
 	const char *why;
 };
@@ -365,6 +367,10 @@ static inline bool gate_is_shut(const struct engine *e)
 {
 	return e->gate.holder || (alone_is_on(e) && !fault("race-5-fence"));
 }
+
+/* engine_strays.c */
+void strays_script(struct engine *e, uint16_t slot); /* a script goes to the authority, or its reply is there */
+void strays_seen(struct engine *e, uint16_t slot, int64_t when_us); /* a key at rest was changed then, not by us, and it is there: it did not expire */
 
 /* engine_multi.c: transactions */
 void multi_prepare(struct engine *e, struct mwrite *mw, struct req *r);

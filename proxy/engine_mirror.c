@@ -8,6 +8,7 @@
 
 #include "backfill/fault.h"
 #include "proxy/log.h"
+#include "proxy/txn.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
 #include "resp/write.h"
@@ -165,6 +166,15 @@ static void prepare_one(struct engine *e, struct mwrite *mw)
 	mw->checks = mirror_checks_needed(e, mw);
 }
 
+static bool calls_script(const struct req *r)
+{
+	bool script = r->cmd->flags & CMD_SCRIPT;
+
+	for (uint32_t i = 0; r->txn && i < r->txn->n; i++)
+		script |= (r->txn->commands[i].cmd->flags & CMD_SCRIPT) != 0;
+	return script;
+}
+
 void mirror_prepare(struct engine *e, struct req *r)
 {
 	struct mwrite *mw = mirror_new(e);
@@ -190,6 +200,9 @@ void mirror_prepare(struct engine *e, struct req *r)
 		version_begin(&e->versions, stripe_of(k->hash.low64));
 	}
 	mw->begun = true;
+	mw->script = calls_script(r);
+	if (mw->script)
+		strays_script(e, mw->slot);
 	r->mw = mw;
 }
 
@@ -656,6 +669,8 @@ void mirror_replied(struct engine *e, struct req *r, const struct reply *reply)
 	struct mwrite *mw = r->mw;
 
 	r->mw = NULL;
+	if (mw->script)
+		strays_script(e, mw->slot);
 	mw->reply = reply->p;
 	mw->reply_len = reply->n;
 	if (mw->tail_left)

@@ -35,6 +35,7 @@ struct worker_stats {
 	_Atomic uint64_t queued_bytes;
 	_Atomic int64_t lag_us;        /* age of the oldest unacknowledged effect, 0 = none */
 	_Atomic uint64_t mismatches, snapshots, foreign; /* replies that differed; keys handed to copying; marks by bypassing writers */
+	_Atomic uint64_t strays;       /* keys that scripts wrote in other slots than those they declare (engine_strays.c) */
 	_Atomic uint64_t dirty_keys, dirty_slots;
 	_Atomic int64_t dirty_age_us;  /* of the key that is dirty for the longest time, 0 = none */
 	_Atomic uint64_t blocked;      /* clients parked at this owner */

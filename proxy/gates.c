@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backfill/fault.h"
 #include "proxy/advice.h"
 #include "proxy/phases_internal.h"
 
@@ -35,9 +36,12 @@ static void gate_slots(const struct phase_facts *f, enum side to, struct gate *g
 
 static void gate_partial(const struct phase_facts *f, bool partial, struct gate *g)
 {
-	say(g, "partial", !partial || (f->cluster[SIDE_SOURCE] && f->cluster[SIDE_TARGET]));
+	bool clusters = f->cluster[SIDE_SOURCE] && f->cluster[SIDE_TARGET];
+
+	say(g, "partial", !partial || (clusters && (!f->strays || fault("race-13-scripts"))));
 	snprintf(g->text, sizeof(g->text), "%s", !partial ? "all slots at once"
 					: g->ok ? "both sides are clusters, a part of the slots may flip"
+					: clusters ? "scripts were seen to write keys of other slots that they do not declare (or somebody wrote past the proxy at that moment): flip all at once"
 						: "a part of the slots can flip only if both sides are clusters: flip all at once");
 }
 

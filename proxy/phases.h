@@ -56,6 +56,7 @@ struct phase_facts {
 	uint64_t keys[SIDES];
 	char down[SIDES][320]; /* who does not answer, and why */
 	uint64_t dirty_keys, dirty_slots, queued;
+	uint64_t strays;      /* keys of other slots that scripts wrote without declaring them, since the start of this process */
 	int64_t dirty_age_ms; /* of the key that is dirty for the longest time */
 	int64_t lag_ms;
 	int max_lag_ms, max_pause_ms; /* configured */

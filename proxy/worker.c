@@ -576,7 +576,7 @@ static void make_engine(struct worker *w)
 		.mirror = s->mirror, .ack_both = c->mirror_ack_both,
 		.queue_max = (size_t)c->mirror_queue_max, .dirty_max = (size_t)c->dirty_keys_max, .known_max = (size_t)c->known_keys_max,
 		.request_max = (size_t)c->request_max, .inband_max = (size_t)c->large_value, .resend_us = 5000000,
-		.journal = journals_of(s->journals, w->id),
+		.journal = journals_of(s->journals, w->id), .script_us = &w->fleet->script_us,
 	};
 	struct engine_io io;
 	uint8_t mine[SLOTS];

@@ -123,6 +123,7 @@ struct fleet {
 	uint8_t owner[SLOTS];        /* worker of each slot: the one place that knows */
 	_Atomic int maxclients;
 	_Atomic uint64_t nclients, next_client_id;
+	_Atomic int64_t script_us;   /* engine_strays.c */
 	_Atomic uint64_t ntrackers;  /* clients that have CLIENT TRACKING on */
 	struct scripts *scripts;
 	struct receivers *receivers;

@@ -363,6 +363,23 @@ static sds cmd_restore(struct call *c)
 	return ok();
 }
 
+/* A key of another slot, which a node lets scripts write if it has that, too. */
+static void stray(struct call *c, int64_t seed)
+{
+	int tag = (int)rnd(c->w, TAGS), key = tag * KEYS_PER_TAG;
+	enum side side = c->c == &c->w->side[SIDE_SOURCE] ? SIDE_SOURCE : SIDE_TARGET;
+	char text[24];
+
+	if (tag == tag_of(c->key) || &c->c->node[c->c->owner[tag]] != c->n || c->c->moving_to[tag] < NODES)
+		return;
+	judge_stray(c->w, side, tag);
+	struct value *v = at(c, key);
+	*v = (struct value){ .type = TYPE_STRING, .expire_ms = -1 };
+	put_text(v, slice(text, (size_t)snprintf(text, sizeof text, "%lld", (long long)seed)));
+	node_changed(c->w, c->n, key, CHANGED_BY_OTHERS);
+	c->n->foreign[key] = true;
+}
+
 /* EVAL seed 1 key: writes some keys of the slot, declared or not, and may fail after that. Its own connection is told of them, NOLOOP or not. */
 static sds cmd_eval(struct call *c)
 {
@@ -383,6 +400,8 @@ static sds cmd_eval(struct call *c)
 		node_changed(c->w, c->n, first + i, CHANGED_BY_OTHERS);
 		c->n->foreign[first + i] |= first + i != c->key;
 	}
+	if (c->w->profile.strays && seed >> 8 & 1)
+		stray(c, seed);
 	return seed >> 9 & 1 ? error("ERR the script failed after what it wrote") : ok();
 }
 

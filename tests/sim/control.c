@@ -26,6 +26,7 @@ static void io_facts(void *ctx, struct phase_facts *f)
 	}
 	f->dirty_keys = atomic_load(&w->stats->dirty_keys);
 	f->dirty_slots = atomic_load(&w->stats->dirty_slots);
+	f->strays = atomic_load(&w->stats->strays);
 	f->dirty_age_ms = atomic_load(&w->stats->dirty_age_us) / 1000;
 	f->queued = atomic_load(&w->stats->queued);
 	f->lag_ms = (atomic_load(&w->stats->lag_us) + 999) / 1000;
@@ -179,6 +180,12 @@ static void empty_target(struct world *w)
 	}
 }
 
+/* Of scripts that nobody has seen yet nobody can know. */
+static bool strays_known(const struct world *w)
+{
+	return !w->profile.strays || atomic_load(&w->stats->strays);
+}
+
 void sim_control_order(struct world *w)
 {
 	struct order_args a = { .force = true, .wait_s = (unsigned)rnd(w, 2) };
@@ -187,7 +194,7 @@ void sim_control_order(struct world *w)
 
 	if (w->ordered || (phases_record(w->phases)->phase == PHASE_PROXY && !net_quiet(w)))
 		return;
-	if (clusters && one_in(w, 2)) {
+	if (clusters && one_in(w, 2) && strays_known(w)) {
 		a.by_slots = true;
 		a.first = first < last ? first : last;
 		a.last = first < last ? last : first;

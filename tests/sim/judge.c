@@ -16,6 +16,12 @@ void judge_execution(struct world *w, enum side side, int tag, const struct wire
 			 (int)(x->n < 40 ? x->n : 40), x->bytes);
 }
 
+void judge_stray(struct world *w, enum side side, int tag)
+{
+	if (w->disk->authority[w->slot[tag]] != side)
+		sim_fail(w, "a script on the %s writes a key of a slot that is recorded as the other side's", side_name(side));
+}
+
 static bool about_to_expire(struct world *w, const struct value *v)
 {
 	return v->type && v->expire_ms >= 0 && v->expire_ms < EPOCH_MS + w->now_us / 1000 + SOON_MS;

@@ -36,6 +36,7 @@ static const struct mutant {
 	{ "race-11-inband", true, "a copy that lost its race is tried the same way for ever", -1 },
 	{ "race-12-late", false, "what was computed from a key that turns out to differ is not marked", 2 },
 	{ "race-12-inputs", false, "a store command over dirty inputs is mirrored as it is", -1 },
+	{ "race-13-scripts", false, "a part of the slots flips although scripts write keys of others", 13 },
 	{ "race-14-gate", false, "EXEC of a watching client does not wait for what is under way", 10 },
 	{ "race-14-flip", false, "a flip between WATCH and EXEC goes unnoticed", 10 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },

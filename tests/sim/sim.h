@@ -203,7 +203,7 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays;
 	unsigned steps;
 };
 
@@ -226,6 +226,7 @@ struct world {
 	bool foreign_since[SIDES][KEYS]; /* changed past the proxy, and not told yet */
 	bool load;                 /* writers and faults are at work */
 	bool unwatched;            /* the process has begun anew, and what happened before is unknown to it */
+	_Atomic int64_t script_us; /* the engine's account of scripts */
 	bool dying;                /* the process is being killed: nothing leaves it any more */
 	unsigned submitted, answered, unknown;
 	struct req *reqs;          /* submitted, not answered */
@@ -352,6 +353,7 @@ bool sim_control_quiet(const struct world *w);
 /* judge.c */
 void judge_flip(struct world *w, const struct slot_set *slots, enum side to);
 void judge_execution(struct world *w, enum side side, int tag, const struct wire *x);
+void judge_stray(struct world *w, enum side side, int tag); /* a script writes a key of another slot than its own */
 void judge_failover(struct world *w, const struct server *n);
 void judge_hidden(struct world *w, int key); /* what was not told does no harm any more if both sides are equal and at rest */
 void judge_end(struct world *w);

@@ -122,6 +122,10 @@ static void theme(struct world *w, struct profile *p)
 		p->alone = p->kills = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
 		break;
+	case 13: /* scripts that write keys of other slots, while parts of the slots would flip (race 13) */
+		p->strays = p->scripts = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->failovers = p->kills = p->losses = p->narrow = p->slow = p->few_dirty = p->small_inband = p->records_fail = false;
+		break;
 	case 12: /* …among bypassers and faults */
 		p->alone = true;
 		break;
@@ -182,6 +186,7 @@ void world_engine(struct world *w, const uint8_t *authority, bool mirror)
 		synced[w->slot[tag]] = mirror && w->backfill.unit[tag].state == UNIT_DONE && (w->side[SIDE_SOURCE].is_cluster || copies_done(w));
 	}
 	o.journal = w->journal;
+	o.script_us = &w->script_us;
 	net_io(w, &io);
 	memset(w->stats, 0, sizeof *w->stats);
 	w->engine = engine_new(&io, &o, authority, synced, mine, w->stats);
