@@ -9,6 +9,7 @@ no two files share a server.
 """
 import contextlib
 
+import pairs
 import pytest
 from harness import Cluster, Crossfade, Standalone
 from harness.crossfade import crossfade_bin
@@ -71,6 +72,10 @@ def crossfade(_factory):
     return _factory.crossfade
 
 
+def pytest_report_header():
+    return "PAIRS_SEED=%s: %s" % (pairs.SEED, ", ".join(map(pairs.name_of, pairs.chosen(3))))
+
+
 def pytest_collection_modifyitems(config, items):
     """`long` tests run only when the -m expression names them."""
     if "long" in (config.option.markexpr or ""):
@@ -97,7 +102,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("what to do")
     for report in failed[:5]:
-        terminalreporter.line("again:  CROSSFADE_BIN=%s /usr/bin/python3 -m pytest 'tests/e2e/%s'"
-                              % (crossfade_bin(), report.nodeid))
+        terminalreporter.line("again:  PAIRS_SEED=%s CROSSFADE_BIN=%s /usr/bin/python3 -m pytest 'tests/e2e/%s'"
+                              % (pairs.SEED, crossfade_bin(), report.nodeid))
     terminalreporter.line("CROSSFADE_KEEP=1 leaves logs, configs and state in /tmp/cf-*; "
                           "add -x --pdb to look at the servers while they run")
