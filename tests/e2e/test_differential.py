@@ -118,7 +118,8 @@ class Differential:
         payload = authority.call("DUMP", random.Random(self.seed).choice(keys)) if keys else None
         for calls in self.calls:
             calls.payload = payload or b"bad payload"
-            calls.scattered = 0.15 if len(authority.nodes) == 1 and len(follower.nodes) > 1 else 0
+            # what clients of a cluster may not do they may not after a flip to a standalone server either
+            calls.scattered = 0.15 if authority is self.source and len(authority.nodes) == 1 and len(follower.nodes) > 1 else 0
         self.calls_from_all(stage, count)
         self.proxy.wait("dirty=0,lag=0", timeout=30)
         if final:
