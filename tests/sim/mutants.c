@@ -13,7 +13,7 @@ static const struct mutant {
 	const char *what;
 	int theme;  /* of world.c, where most of its conditions come together; -1: any */
 } mutants[] = {
-	{ "race-1-expiry", false, "no PEXPIRETIME behind a write that no reply proves", -1 },
+	{ "race-1-expiry", false, "no PEXPIRETIME behind a write that no reply proves", 14 },
 	{ "race-2-one-side", true, "a dirty slot is walked on the authority only", -1 },
 	{ "race-2-early", false, "a dirty slot is walked while effects are on their way", 4 },
 	{ "race-3-wait", false, "a flip does not WAIT for the new authority's replicas", -1 },

@@ -122,6 +122,10 @@ static void theme(struct world *w, struct profile *p)
 		p->alone = p->kills = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
 		break;
+	case 14: /* keys that are written to just when they expire (race 1) */
+		p->expires = p->dance = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
 	case 13: /* scripts that write keys of other slots, while parts of the slots would flip (race 13) */
 		p->strays = p->scripts = p->calm = true;
 		p->foreign = p->flush = p->hidden = p->failovers = p->kills = p->losses = p->narrow = p->slow = p->few_dirty = p->small_inband = p->records_fail = false;
