@@ -167,6 +167,15 @@ static const char *first_arg_rule(struct acl_selector *sel, const struct command
 }
 
 /* cmd, cmd|sub, @category, @all */
+/* What would be lost where a line is read again: between words, and at a line's end. */
+static bool has_blank(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] == ' ' || s.p[i] == '\0' || s.p[i] == '\t' || s.p[i] == '\r' || s.p[i] == '\n')
+			return true;
+	return false;
+}
+
 static const char *command_rule(struct acl_selector *sel, struct slice what, bool allow)
 {
 	if (slice_is(what, "@all")) {
@@ -182,7 +191,7 @@ static const char *command_rule(struct acl_selector *sel, struct slice what, boo
 		return "a command that Redis or Valkey has, or @category";
 	if (bar) {
 		struct slice word = slice(bar + 1, what.n - n - 1);
-		if (!word.n || memchr(word.p, '|', word.n))
+		if (!word.n || memchr(word.p, '|', word.n) || has_blank(word))
 			return "command|subcommand";
 		if (!(cmd->flags & CMD_CONTAINER))
 			return first_arg_rule(sel, cmd, what, word, allow);
@@ -196,14 +205,6 @@ static const char *command_rule(struct acl_selector *sel, struct slice what, boo
 }
 
 /* ---- keys and channels ---- */
-
-static bool has_blank(struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (s.p[i] == ' ' || s.p[i] == '\0' || s.p[i] == '\t')
-			return true;
-	return false;
-}
 
 static const char *key_rule(struct acl_selector *sel, struct slice word)
 {
