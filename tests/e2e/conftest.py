@@ -72,6 +72,19 @@ def crossfade(_factory):
     return _factory.crossfade
 
 
+@pytest.fixture(scope="module")
+def alone(servers):
+    """A kind of server, and a proxy of three workers in front of it without a target; each kind once a file."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            server = servers.standalone(kind)
+            made[kind] = server, servers.crossfade(server, config={"workers": 3})
+        return made[kind]
+    return get
+
+
 def pytest_report_header():
     return "PAIRS_SEED=%s: %s" % (pairs.SEED, ", ".join(map(pairs.name_of, pairs.chosen(3))))
 

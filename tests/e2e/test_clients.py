@@ -9,18 +9,6 @@ from harness.resp import Disconnected, encode
 KINDS = ["redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9.1"]
 
 
-@pytest.fixture(scope="module")
-def alone(servers):
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            server = servers.standalone(kind)
-            made[kind] = server, servers.crossfade(server, config={"workers": 3})
-        return made[kind]
-    return get
-
-
 def connect_many(proxy, n, protocol=2):
     """So many that every worker has some."""
     clients = []

@@ -162,6 +162,16 @@ def no_more_nor_less(proxy, source, target):
 KEYS = ["list:a", "stream:a", "string:a", "hash:a", "set:a", "zset:a"]
 
 
+def copied_under(proxy, source, target, make, **pace):
+    """All keys arrive while clients make such writes, and are equal in the end."""
+    with Clients(proxy, KEYS, make, **pace) as clients:
+        proxy.ctl("start")
+        proxy.wait("synced", timeout=120)
+        wait_until("all are copied under writes", lambda: target.call("EXISTS", *KEYS) == len(KEYS) or clients.errors, 120, 0.1)
+    assert clients.errors == []
+    no_more_nor_less(proxy, source, target)
+
+
 def test_every_write_that_can_be_followed(pair, crossfade):
     """Half of them in transactions."""
     source, target = pair
@@ -171,12 +181,7 @@ def test_every_write_that_can_be_followed(pair, crossfade):
     def make(key, i):
         return in_transaction(commands(key, i)) if i % 2 else commands(key, i)
 
-    with Clients(proxy, KEYS, make) as clients:
-        proxy.ctl("start")
-        proxy.wait("synced", timeout=120)
-        wait_until("all are copied under writes", lambda: target.call("EXISTS", *KEYS) == len(KEYS) or clients.errors, 120, 0.1)
-    assert clients.errors == []
-    no_more_nor_less(proxy, source, target)
+    copied_under(proxy, source, target, make)
 
 
 def test_writes_that_cannot_be_followed(pair, crossfade):
@@ -187,12 +192,7 @@ def test_writes_that_cannot_be_followed(pair, crossfade):
     def make(key, i):
         return commands(key, i) + by_place(key, i) if i % 3 else in_transaction(by_place(key, i) + commands(key, i))
 
-    with Clients(proxy, KEYS, make, pause_s=0.02) as clients:
-        proxy.ctl("start")
-        proxy.wait("synced", timeout=120)
-        wait_until("all are copied", lambda: target.call("EXISTS", *KEYS) == len(KEYS) or clients.errors, 120, 0.1)
-    assert clients.errors == []
-    no_more_nor_less(proxy, source, target)
+    copied_under(proxy, source, target, make, pause_s=0.02)
 
 
 def test_another_type_under_the_same_name(pair, crossfade):

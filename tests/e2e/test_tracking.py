@@ -7,18 +7,6 @@ KINDS = ["redis-7.0", "valkey-9.1"]
 NULL = [b"invalidate", None]
 
 
-@pytest.fixture(scope="module")
-def alone(servers):
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            server = servers.standalone(kind)
-            made[kind] = server, servers.crossfade(server, config={"workers": 3})
-        return made[kind]
-    return get
-
-
 def pushes_until(client, last, timeout=20):
     """What it is told, up to the key that changed last."""
     told = []
