@@ -23,7 +23,7 @@
 #include "backfill/topology.h"
 #include "resp/slice.h"
 
-#define TOKEN_BUSY UINT64_MAX /* a write of the stripe is in flight */
+#define TOKEN_BUSY UINT64_MAX /* a write of the stripe is in flight: no token, a copy that carries it is refused */
 
 /* A key whose value changed under several bulk copies is read in-band (small) or with its writes held (large). */
 #define COPY_LOSSES_BEFORE_INBAND 3

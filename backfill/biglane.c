@@ -135,6 +135,26 @@ void biglane_drop(struct biglane *l)
 	}
 }
 
+/* The chunks so far are of no use: which of the writes they have seen is not known. From now on its reads are ordered with its writes. */
+static void again_ordered(struct biglane *l, struct item *i)
+{
+	biglane_discard(l, i);
+	i->ordered = 1;
+	i->followed = 0; /* only now it is */
+	queue_push_front(i->unit ? &l->waiting : &l->urgent, i);
+	bf_wake(l->b);
+}
+
+/* A write of the stripe was in flight when the copy began, and nothing made up for that: no list, string or stream is settled that is not read in order,
+ * and nothing that is gone. */
+static void again_untokened(struct biglane *l, struct item *i, bool made)
+{
+	if (made && !i->ordered)
+		again_ordered(l, i);
+	else
+		item_lost(l->b, i, false);
+}
+
 static void on_large(void *arg, enum recipe_result result, sds block, unsigned ncommands, uint64_t bytes, const char *why)
 {
 	struct biglane *l = arg;
@@ -149,6 +169,11 @@ static void on_large(void *arg, enum recipe_result result, sds block, unsigned n
 	l->current = NULL;
 	i->size = bytes > i->size ? bytes : i->size;
 	bf_wake(b);
+	if (c->token == TOKEN_BUSY && (result == RECIPE_OK || result == RECIPE_GONE)) {
+		sdsfree(block);
+		again_untokened(l, i, result == RECIPE_OK);
+		return;
+	}
 	switch (result) {
 	case RECIPE_OK:
 	case RECIPE_GONE:
@@ -232,17 +257,12 @@ static void on_settle_hold(void *arg, bool ok)
 	settle(l);
 }
 
-/* The chunks so far are of no use: which of the writes they have seen is not known. */
 static void begin_ordered(struct biglane *l)
 {
 	struct item *i = l->current;
 
 	job_end(l);
-	biglane_discard(l, i);
-	i->ordered = 1;
-	i->followed = 0; /* only now it is */
-	queue_push_front(i->unit ? &l->waiting : &l->urgent, i);
-	bf_wake(l->b);
+	again_ordered(l, i);
 }
 
 void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)

@@ -665,6 +665,13 @@ static bool may_copy(struct engine *e, const struct copy *c)
 	return e->queued_bytes < e->opt.queue_max && both_up(e, c->slot);
 }
 
+static bool token_holds(const struct engine *e, const struct copy *c, keyhash h)
+{
+	uint32_t stripe = stripe_of(h.low64);
+
+	return version_holds(&e->versions, stripe, c->token) || (fault("cas-busy") && c->token == version_token(&e->versions, stripe, false));
+}
+
 void engine_copy(struct engine *e, struct copy *c)
 {
 	keyhash h = hash_of(c);
@@ -676,7 +683,7 @@ void engine_copy(struct engine *e, struct copy *c)
 		return;
 	}
 	if (c->kind != COPY_INBAND && !fault("cas-off") && !fault("skip-if-exists") &&
-	    (c->token != version_token(&e->versions, stripe_of(h.low64), false) ||
+	    (!token_holds(e, c, h) ||
 	     (c->generation != e->io.generation(e->io.ctx, c->from) && !fault("race-8-generation")))) { /* invariant 3, race 8 */
 		copy_end(e, c, COPY_STALE, NULL);
 		return;

@@ -100,12 +100,12 @@ bool mirror_spread(struct engine *e, struct mwrite *mw, const struct effect_call
 	parts = effect_spread(call, reply, &mw->effect, &n, &rest);
 	if (!parts)
 		return false; /* its keys are copied */
-	if (e->changes.on)
-		mirror_note_changes(e, mw);
 	spread_begin(mw);
 	for (uint32_t i = 0; i < n; i++)
-		mirror_effect(e, part_of_slot(e, mw, &parts[i]));
+		mirror_effect(e, part_of_slot(e, mw, &parts[i])); /* which notes its changes */
 	free(parts);
+	if (e->changes.on)
+		mirror_note_changes(e, mw);
 	if (rest)
 		mark_rest(e, mw);
 	mirror_release(mw);

@@ -119,10 +119,8 @@ static void run_order(void *arg)
 	free(o);
 }
 
-static void to_all(struct fleet *f, mail_fn *run, const struct order *what)
+static void to_all_from(struct fleet *f, unsigned from, mail_fn *run, const struct order *what)
 {
-	unsigned from = THREAD_CONTROL(f->nworkers);
-
 	for (unsigned i = 0; i < f->nworkers; i++) {
 		struct order *o = malloc(sizeof *o);
 		if (!o)
@@ -139,15 +137,33 @@ static void to_all(struct fleet *f, mail_fn *run, const struct order *what)
 	mailbox_flush_all(f->mail, from);
 }
 
-static void do_serve(void *arg)
+static void to_all(struct fleet *f, mail_fn *run, const struct order *what)
+{
+	to_all_from(f, THREAD_CONTROL(f->nworkers), run, what);
+}
+
+static void do_listen(void *arg)
 {
 	struct order *o = arg;
 
-	clients_listen(o->w, o->fds, o->n);
+	if (!o->w->draining)
+		clients_listen(o->w, o->fds, o->n);
+}
+
+/* Each has taken what was told before, topologies among it; the last one lets all of them listen. Else one might ask another, by their own
+ * mailbox, before that one has routes. */
+static void do_serve(void *arg)
+{
+	struct order *o = arg;
+	struct fleet *f = o->w->fleet;
+
+	if (atomic_fetch_sub(&f->unready, 1) == 1)
+		to_all_from(f, o->w->id, do_listen, o);
 }
 
 void fleet_serve(struct fleet *f, const struct listen_fd *fds, unsigned n)
 {
+	atomic_store(&f->unready, f->nworkers);
 	to_all(f, do_serve, &(struct order){ .fds = fds, .n = n });
 }
 

@@ -82,4 +82,10 @@ static inline uint64_t version_token(const struct versions *v, uint32_t stripe, 
 	return x;
 }
 
+/* Did nothing begin, complete or get marked since this token was read? VERSION_BUSY was none: it is no state that could have lasted. */
+static inline bool version_holds(const struct versions *v, uint32_t stripe, uint64_t token)
+{
+	return token != VERSION_BUSY && token == version_token(v, stripe, false);
+}
+
 #endif

@@ -34,7 +34,7 @@ struct world {
 	struct sent sent[SENT_MAX];
 	unsigned first, n;         /* sent[first … n) are not answered */
 	unsigned answered, repairs, asked_anew;
-	sds answer;                /* the last one */
+	sds answer, changed;                /* the last one */
 	bool up[SIDES], expires, standalone; /* the source */
 	bool fenced, fence_ok, held, held_ok, alone, alone_follower;
 	enum copy_result copied;
@@ -130,6 +130,16 @@ static void io_copied(void *ctx, struct copy *c)
 	copy_free(c);
 }
 
+static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
+{
+	struct world *w = ctx;
+
+	(void)slot, (void)writes, (void)known;
+	assert_null(replies);
+	sdsfree(w->changed);
+	w->changed = elements;
+}
+
 static void io_held(void *ctx, uint16_t slot, bool ok)
 {
 	struct world *w = ctx;
@@ -172,7 +182,7 @@ static int begin(void **state)
 	struct world *w = calloc(1, sizeof *w);
 	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
-		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .fenced = io_fenced, .alone = io_alone, .now_us = io_now_us, .clock_ms = io_clock_ms };
+		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .changed = io_changed, .held = io_held, .fenced = io_fenced, .alone = io_alone, .now_us = io_now_us, .clock_ms = io_clock_ms };
 	struct engine_options o = { .mirror = true, .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20,
 		.inband_max = 1 << 20, .resend_us = 1000000 };
 	static uint8_t authority[SLOTS], mine[SLOTS];
@@ -200,6 +210,7 @@ static int end(void **state)
 	engine_free(w->engine);
 	journal_free(w->journal);
 	sdsfree(w->answer);
+	sdsfree(w->changed);
 	free(w);
 	return 0;
 }
@@ -703,6 +714,40 @@ static void test_flush_is_owed(void **state)
 	assert_int_equal(journal_owed(w->journal), 0);
 }
 
+/* Read while one write was in flight and offered while another one is: that both times there was no token makes it no token (invariant 3). */
+static void test_copy_without_a_token(void **state)
+{
+	struct world *w = *state;
+
+	engine_slot_done(w->engine, SLOTS);
+	submit(w, "SET", "k", "1", NULL);
+	struct copy *c = copy_of_k(w, COPY_APPLY, DELETE_K);
+	assert_true(c->token == VERSION_BUSY);
+	engine_copy(w->engine, c);
+	assert_int_equal(w->copied, COPY_STALE);
+	assert_int_equal(w->n, 1);
+	answer(w, "+OK\r\n");
+}
+
+/* A list that is copied while it is written to: what a write over several slots did to it is done again once. */
+static void test_changes_of_a_spread_write(void **state)
+{
+	struct world *w = *state;
+
+	w->standalone = true;
+	engine_slot_done(w->engine, SLOTS);
+	engine_follow(w->engine, 0, SLICE_LIT("k"));
+	submit(w, "RPOPLPUSH", "k", "other", NULL);
+	answer(w, "$1\r\nx\r\n");
+	engine_changes(w->engine, slot_k());
+	assert_string_equal(w->changed, "*2\r\n$4\r\nRPOP\r\n$1\r\nk\r\n");
+	submit(w, "RPOPLPUSH", "other", "k", NULL);
+	answer_at(w, w->n - 1, "$1\r\nx\r\n");
+	engine_changes(w->engine, slot_k());
+	assert_string_equal(w->changed, "*3\r\n$5\r\nLPUSH\r\n$1\r\nk\r\n$1\r\nx\r\n");
+	engine_follow(w->engine, 0, slice(NULL, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -726,6 +771,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_flush_beside_a_silent_follower, begin, end),
 		cmocka_unit_test_setup_teardown(test_flush_behind_a_flip, begin, end),
 		cmocka_unit_test_setup_teardown(test_flush_is_owed, begin, end),
+		cmocka_unit_test_setup_teardown(test_copy_without_a_token, begin, end),
+		cmocka_unit_test_setup_teardown(test_changes_of_a_spread_write, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
