@@ -242,7 +242,7 @@ static void begin(struct world *w, unsigned at)
 	bulk_refresh(w, i->from, i->asked[i->from]);
 	i->generation = w->side[i->from].bulk.generation;
 	i->token = version_token(engine_versions(w->engine), stripe_of(h.low64), false);
-	if (i->token != VERSION_BUSY || one_in(w, 8)) { /* no token: the owner refuses what comes of it */
+	if (i->token != VERSION_BUSY || w->profile.careless || one_in(w, 8)) { /* no token: the owner refuses what comes of it */
 		i->stage = ITEM_READ;
 		return;
 	}

@@ -39,7 +39,7 @@ static const struct mutant {
 	{ "race-13-scripts", false, "a part of the slots flips although scripts write keys of others", 13 },
 	{ "race-14-gate", false, "EXEC of a watching client does not wait for what is under way", 10 },
 	{ "race-14-flip", false, "a flip between WATCH and EXEC goes unnoticed", 10 },
-	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", -1 },
+	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 15 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
 };
 

@@ -286,7 +286,7 @@ void refresh_step(struct world *w, enum side side)
 
 	if (c->changes != c->seen)
 		see(w, side);
-	else if (!w->profile.deaf || one_in(w, 12))
+	else if (!w->profile.deaf || one_in(w, 60))
 		bulk_refresh(w, side, c->worker.generation);
 }
 

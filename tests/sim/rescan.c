@@ -82,7 +82,7 @@ void rescan_step(struct world *w)
 	struct walk *k = &w->backfill.walk[tag];
 
 	if (!k->open) {
-		if (k->wanted && (!w->profile.deaf || one_in(w, 6))) /* its thread may be busy */
+		if (k->wanted && (!w->profile.deaf || one_in(w, 40))) /* its thread may be busy */
 			walk_open(w, tag);
 	} else if (k->key >= 0) {
 		key_step(w, tag, k);

@@ -122,6 +122,10 @@ static void theme(struct world *w, struct profile *p)
 		p->alone = p->kills = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
 		break;
+	case 15: /* a backfill worker that reads whether there is a token or not (invariant 3) */
+		p->careless = p->slow = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->few_dirty = p->small_inband = false;
+		break;
 	case 14: /* keys that are written to just when they expire (race 1) */
 		p->expires = p->dance = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
