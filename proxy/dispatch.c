@@ -77,7 +77,7 @@ void dispatch_unknown(struct worker *w, struct client *c, const struct command *
 		unknown_command(w, c, argc);
 }
 
-static void wrong_arity(struct worker *w, struct client *c, const struct command *cmd)
+void dispatch_wrong_arity(struct worker *w, struct client *c, const struct command *cmd)
 {
 	sds text = sdscatprintf(sdsempty(), "wrong number of arguments for '%s' command", cmd->name);
 
@@ -123,7 +123,7 @@ static const struct command *look_up(struct worker *w, struct client *c, uint32_
 		cmd = sub;
 	}
 	if (!command_arity_ok(cmd, argc)) {
-		wrong_arity(w, c, cmd);
+		dispatch_wrong_arity(w, c, cmd);
 		return NULL;
 	}
 	c->last = cmd;

@@ -377,6 +377,16 @@ static void spread(struct engine *e, struct mwrite *mw)
 	mirror_release(mw);
 }
 
+/* What failed wrote nothing: its keys may even be of a database that no server has. */
+static void mark_written(struct engine *e, struct mwrite *mw)
+{
+	for (uint32_t i = 0; i < mw->multi->n; i++) {
+		struct mwrite part = part_of(mw, &mw->multi->calls[i]);
+		if (has_effect(&mw->multi->calls[i]))
+			mirror_mark_written(e, &part, NULL);
+	}
+}
+
 /* EXEC's reply is there. */
 void multi_replied(struct engine *e, struct mwrite *mw)
 {
@@ -398,7 +408,7 @@ void multi_replied(struct engine *e, struct mwrite *mw)
 	}
 	if (v == SNAPSHOT || writes > 1) { /* a single key that is dirty is in the copy to come */
 		stat_add(&e->stats->snapshots, 1);
-		mirror_mark_written(e, mw, NULL);
+		mark_written(e, mw);
 	}
 	mirror_release(mw);
 }

@@ -22,6 +22,8 @@ uint32_t local_version(const char *text);
 
 /* Does the server that answers now know the command? */
 bool local_knows(const struct worker *w, const struct command *cmd);
+/* …and take as many words? */
+bool local_takes(const struct worker *w, const struct command *cmd, uint32_t argc);
 
 /* An aggregate's header: n pairs of a '%', n elements of a '~' or '*'; both are arrays in RESP2. */
 sds local_cat_aggregate(sds s, int proto, char type, int64_t n);

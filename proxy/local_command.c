@@ -131,6 +131,14 @@ bool local_knows(const struct worker *w, const struct command *cmd)
 	return is_known(cmd, &k);
 }
 
+bool local_takes(const struct worker *w, const struct command *cmd, uint32_t argc)
+{
+	const struct topology *t = w->topology[fleet_authority(w->fleet, 0)];
+	bool old = t && t->product == PRODUCT_REDIS && t->version && t->version < 0x070200;
+
+	return !old || !cmd->arity_7_0 || arity_ok(cmd->arity_7_0, argc);
+}
+
 /* --- COMMAND INFO --- */
 
 struct flag_name {

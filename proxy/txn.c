@@ -174,6 +174,8 @@ static bool refused(struct worker *w, struct client *c, const struct command *cm
 		return true;
 	if (!local_knows(w, cmd)) {
 		dispatch_unknown(w, c, cmd, argc);
+	} else if (!local_takes(w, cmd, argc)) {
+		dispatch_wrong_arity(w, c, cmd);
 	} else if ((why = unavailable(w, cmd))) {
 		client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, why);
 	} else if (changes_db(w, c, cmd)) {

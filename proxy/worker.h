@@ -201,6 +201,7 @@ int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc);
 struct wide *dispatch_wide(struct worker *w, const struct txn *t); /* the slots of its keys; NULL: they are not several. The caller frees it */
 bool dispatch_writes(const struct command *cmd);
 void dispatch_unknown(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc); /* the error for one that the server does not know */
+void dispatch_wrong_arity(struct worker *w, struct client *c, const struct command *cmd); /* …for one with too few words, or too many */
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes); /* p was parsed from bytes: fills w->argv */
 uint32_t words_again(struct worker *w, const char *bytes, size_t len); /* the same for a whole request that was parsed before */
 

@@ -220,6 +220,7 @@ struct command {
 	const char *why;       /* POLICY_REFUSE and POLICY_LATER */
 	const char *since;     /* "redis 1.0.0", "valkey 9.0.0": where it first was */
 	uint8_t servers;       /* bits: which of the generator's servers know it (SERVER_*) */
+	int16_t arity_7_0;     /* what Redis said of it before 7.2; 0: it did not know it */
 	uint16_t id;           /* index in the table: statistics, ACL bitmaps */
 };
 enum { SERVER_REDIS_7_0 = 1, SERVER_REDIS_8_0 = 2, SERVER_VALKEY_8_0 = 4, SERVER_VALKEY_8_1 = 8, SERVER_VALKEY_9_1 = 16 };
@@ -231,10 +232,15 @@ extern const unsigned command_count;
 const struct command *command_find(struct slice name);
 /* The row of a container's subcommand; NULL if unknown. */
 const struct command *command_find_sub(const struct command *container, struct slice sub);
-/* Does argc satisfy the row's arity? */
+static inline bool arity_ok(int arity, uint32_t argc)
+{
+	return arity >= 0 ? argc == (uint32_t)arity : argc >= (uint32_t)-arity;
+}
+
+/* Does argc satisfy the row's arity, which is that of the newest server? */
 static inline bool command_arity_ok(const struct command *c, uint32_t argc)
 {
-	return c->arity >= 0 ? argc == (uint32_t)c->arity : argc >= (uint32_t)-c->arity;
+	return arity_ok(c->arity, argc);
 }
 
 /* Keys of a request: positions and how each is used (KEY_* flags). Variable flags are settled by the arguments (SET … GET,

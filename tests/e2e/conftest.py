@@ -11,6 +11,7 @@ import contextlib
 
 import pairs
 import pytest
+import reply_calls
 from harness import Cluster, Crossfade, Standalone
 from harness.crossfade import crossfade_bin
 from harness.process import live
@@ -86,7 +87,7 @@ def alone(servers):
 
 
 def pytest_report_header():
-    return "PAIRS_SEED=%s: %s" % (pairs.SEED, ", ".join(map(pairs.name_of, pairs.chosen(3))))
+    return "PAIRS_SEED=%s: %s; REPLY_SEED=%d" % (pairs.SEED, ", ".join(map(pairs.name_of, pairs.chosen(3))), reply_calls.SEED)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -115,7 +116,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("what to do")
     for report in failed[:5]:
-        terminalreporter.line("again:  PAIRS_SEED=%s CROSSFADE_BIN=%s /usr/bin/python3 -m pytest 'tests/e2e/%s'"
-                              % (pairs.SEED, crossfade_bin(), report.nodeid))
+        terminalreporter.line("again:  PAIRS_SEED=%s REPLY_SEED=%d CROSSFADE_BIN=%s /usr/bin/python3 -m pytest 'tests/e2e/%s'"
+                              % (pairs.SEED, reply_calls.SEED, crossfade_bin(), report.nodeid))
     terminalreporter.line("CROSSFADE_KEEP=1 leaves logs, configs and state in /tmp/cf-*; "
                           "add -x --pdb to look at the servers while they run")

@@ -51,6 +51,18 @@ def tree(raw, pos=0):
     return (kind, items), pos
 
 
+def elements(raw):
+    """The replies in an array, as they stand in it; None: it is none."""
+    if raw[:1] != b"*" or raw[1:2] == b"-":
+        return None
+    out, pos = [], raw.index(b"\r\n") + 2
+    for _ in range(int(raw[1:pos - 2])):
+        end = reply_end(raw, pos)
+        out.append(raw[pos:end])
+        pos = end
+    return out
+
+
 class Wire:
     """One connection; replies as they stand in the stream."""
 

@@ -11,6 +11,10 @@ from harness.process import ROOT
 TYPES = {"string": "string", "bitmap": "string", "hyperloglog": "hll", "list": "list", "set": "set", "hash": "hash", "sorted-set": "zset",
          "geo": "geo", "stream": "stream"}
 NAMES = ["string", "number", "hll", "list", "set", "hash", "zset", "geo", "stream", "missing"]
+# Of calls by name (LEX, BYLEX), and of no others: a set whose scores are equal, a string, nothing. Where scores differ, what comes by name depends on the
+# levels that the server's skip list drew by lot.
+LEXICAL = ["lex", "nolex", "none"]
+SEED = int(os.environ.setdefault("REPLY_SEED", str(random.randrange(1 << 30))))  # one for all workers of a run
 WORDS = [b"a", b"b", b"c", b"1", b"2", b"3", b"-1", b"f1", b"f2", b"m1", b"m2", b"foo", b"", b"3.5", b"\0\xff\r\n\"", b"with space", b"x" * 70]
 LARGE = [b"y" * 600, bytes(range(256)) * 20, b"z" * 40000]
 FAR = ["0", "-1", "100000", "2000000", "9223372036854775807", "-9223372036854775808", "x", "1.5", ""]
@@ -67,6 +71,10 @@ class Row:
             return self.__dict__["own"][name]
         except KeyError:
             raise AttributeError(name)
+
+
+def is_by_name(words):
+    return b"lex" in words[0].lower() or any(w.lower() == b"bylex" for w in words)
 
 
 def own_table():
@@ -191,7 +199,14 @@ class Calls:
         """Right in form, most often. The words; self.keys are its keys."""
         self.row, self.kind, self.keys = row, kind, []
         self.tag = tag or str(self.rng.randrange(8))
-        return self.settled(list(row.words) + self.sequence(row.arguments))
+        words = self.settled(list(row.words) + self.sequence(row.arguments))
+        return self.by_name(words) if is_by_name(words) else words
+
+    def by_name(self, words):
+        """Its keys are those of calls by name."""
+        others = {k: b"{%s}%s" % (self.tag.encode(), self.one(*LEXICAL, *["lex"] * 9).encode()) for k in self.keys}
+        self.keys = [others[k] for k in self.keys]
+        return [others.get(w, w) for w in words]
 
     def settled(self, words):
         """numkeys says how many keys follow, most often."""
@@ -228,7 +243,7 @@ class Calls:
         return words
 
 
-def fill(tag, calls=None):
+def fill(tag):
     """Commands that give the keys of a tag their types."""
     def k(name):
         return b"{%s}%s" % (tag.encode(), name.encode())
@@ -237,8 +252,9 @@ def fill(tag, calls=None):
         ["RPUSH", k("list"), "a", "b", "c", "a", "1"], ["SADD", k("set"), "m1", "m2", "a", "foo"], ["HSET", k("hash"), "f1", "v", "f2", "2", "a", "3.5"],
         ["ZADD", k("zset"), "1", "a", "1.5", "m1", "-2", "m2", "inf", "foo"], ["GEOADD", k("geo"), "13.361389", "38.115556", "a", "15.087269", "37.502669", "m1"],
         ["XADD", k("stream"), "1-1", "a", "b"], ["XADD", k("stream"), "2-1", "f1", "v", "f2", "w"], ["XADD", k("stream"), "7-1", "x", "y"],
-        ["XGROUP", "CREATE", k("stream"), "g", "0"]]
+        ["XGROUP", "CREATE", k("stream"), "g", "0"], ["ZADD", k("lex")] + [w for m in ("a", "b", "c", "m1", "m2", "foo", "x y") for w in ("0", m)],
+        ["SET", k("nolex"), "no set"]]
 
 
 def keys_of(tag):
-    return [b"{%s}%s%s" % (tag.encode(), n.encode(), s) for n in NAMES for s in (b"", b"\xff\r\n2")]
+    return [b"{%s}%s%s" % (tag.encode(), n.encode(), s) for n in NAMES + LEXICAL for s in (b"", b"\xff\r\n2")]

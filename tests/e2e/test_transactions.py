@@ -115,6 +115,7 @@ ALONE = [
     [("MULTI",), ("MULTI",), ("SET", "a", 1), ("EXEC",)],
     block(("SET", "a", 1), ("SET", "b", 2), ("MSET", "c", 3, "d", 4), ("MGET", "a", "b", "c", "d"), ("RENAME", "a", "e"), ("DBSIZE",), ("DEL", "b", "c", "d", "e"), ("EXISTS", "a", "e")),
     block(("ASKING",), ("READONLY",)),
+    block(("ZRANK", "a", "x", "y"), ("SET", "a", 1)),
     [("WATCH", "a", "b"), ("WATCH", "c"), ("GET", "a")] + block(("SET", "d", 1), ("INCR", "a"), ("DEL", "a", "d")),
     [("WATCH", "a", "b"), ("SET", "b", 1)] + block(("SET", "d", 1), ("DEL", "a", "b")) + [("DEL", "a", "b", "d")],
 ]
@@ -157,6 +158,16 @@ def test_bytes_in_every_phase(pairs, name):
     talk(pair, "rollback")
     equal_sides(pair)
     assert pair.proxy.status()["mirror"]["mismatches"] == 0
+
+
+def test_what_failed_leaves_nothing_to_be_copied(pairs):
+    """A script makes the transaction's keys be copied; that of a command that failed stands in a database that no server has."""
+    pair = pairs("alone")
+    pair.start()
+    with pair.proxy.connect(timeout=30) as c:
+        got = c.pipeline(block(("EVAL", ADD, 1, "{t}n", 2), ("COPY", "{t}n", "{t}m", "DB", 4000), ("LPUSH", "{t}n", 1)))[-1]
+    assert isinstance(got[0], int) and isinstance(got[1], RespError) and isinstance(got[2], RespError), got
+    equal_sides(pair)
 
 
 # ---- WATCH
