@@ -90,7 +90,7 @@ static sds cat_line(sds s, const struct identity *id, const struct client *c)
 	s = sdscatprintf(s, "id=%llu addr=%s laddr=%s fd=%d name=%s age=%lld idle=%lld flags=%s", (unsigned long long)c->id, addr, laddr, c->reader.fd,
 			 c->name ? c->name : "", (long long)age_s(c), (long long)idle_s(c), flags);
 	if (id->valkey && id->number >= 0x080100)
-		s = sdscat(s, " capa=");
+		s = sdscat(s, c->session && c->session->capa_redirect ? " capa=r" : " capa=");
 	s = sdscatprintf(s, " db=%u sub=%u psub=%u ssub=%u multi=%d", c->db, pubsub_count(c, TOPIC_CHANNEL), pubsub_count(c, TOPIC_PATTERN),
 			 pubsub_count(c, TOPIC_SHARD), c->session && c->session->txn ? (int)c->session->txn->n : -1);
 	if (is_7_2)

@@ -77,14 +77,20 @@ void dispatch_unknown(struct worker *w, struct client *c, const struct command *
 		unknown_command(w, c, argc);
 }
 
+/* An error before the command is looked at; EXEC's transaction ends with it. */
+static void reject(struct worker *w, struct client *c, const struct command *cmd, const char *why)
+{
+	if (cmd->shape == SHAPE_EXEC)
+		txn_abort(w, c, why);
+	else
+		client_error(w, c, "ERR %s", why);
+}
+
 void dispatch_wrong_arity(struct worker *w, struct client *c, const struct command *cmd)
 {
 	sds text = sdscatprintf(sdsempty(), "wrong number of arguments for '%s' command", cmd->name);
 
-	if (cmd->shape == SHAPE_EXEC)
-		txn_abort(w, c, text);
-	else
-		client_error(w, c, "ERR %s", text);
+	reject(w, c, cmd, text);
 	sdsfree(text);
 }
 
@@ -347,7 +353,9 @@ static bool is_barred(struct worker *w, struct client *c, const struct command *
 	}
 	if (c->proto != 2 || cmd->flags & CMD_WHILE_SUBSCRIBED || !pubsub_is_subscribed(c))
 		return false;
-	client_error(w, c, "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context", cmd->name);
+	sds text = sdscatprintf(sdsempty(), "Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context", cmd->name);
+	reject(w, c, cmd, text);
+	sdsfree(text);
 	return true;
 }
 

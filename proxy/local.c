@@ -393,6 +393,16 @@ static void client_no_touch(struct worker *w, struct client *c, const struct com
 		reply_status(w, c, "OK");
 }
 
+/* What is not known is passed over, as on the servers; who can be redirected is told no more than others. */
+static void client_capa(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	(void)cmd;
+	for (uint32_t i = 2; i < argc; i++)
+		if (slice_is(w->argv[i], "redirect"))
+			session_of(c)->capa_redirect = true;
+	reply_status(w, c, "OK");
+}
+
 static void client_reply_mode(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	(void)cmd;
@@ -448,6 +458,7 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_REPLY] = client_reply_mode,
 	[LOCAL_CLIENT_NO_EVICT] = client_no_evict,
 	[LOCAL_CLIENT_NO_TOUCH] = client_no_touch,
+	[LOCAL_CLIENT_CAPA] = client_capa,
 	[LOCAL_CLIENT_TRACKING] = local_client_tracking,
 	[LOCAL_CLIENT_CACHING] = local_client_caching,
 	[LOCAL_CLIENT_GETREDIR] = local_client_getredir,

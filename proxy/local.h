@@ -25,6 +25,9 @@ bool local_knows(const struct worker *w, const struct command *cmd);
 /* …and take as many words? */
 bool local_takes(const struct worker *w, const struct command *cmd, uint32_t argc);
 
+/* UNSUBSCRIBE and its kin where the server does not let them be said: true, and answered. */
+bool local_refuses_unsubscribed(struct worker *w, struct client *c, const struct command *cmd);
+
 /* An aggregate's header: n pairs of a '%', n elements of a '~' or '*'; both are arrays in RESP2. */
 sds local_cat_aggregate(sds s, int proto, char type, int64_t n);
 sds local_cat_text(sds s, const char *text);                 /* a bulk */

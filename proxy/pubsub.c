@@ -190,7 +190,7 @@ void topic_ready(struct topic *t)
 static bool waits_for(const struct topic *t, const struct link *l)
 {
 	for (unsigned i = 0; i < t->nwaiting; i++)
-		if (t->waiting[i]->req->client == l->client && t->waiting[i]->ordinal == l->ordinal)
+		if (req_client(t->waiting[i]->req) == l->client && t->waiting[i]->ordinal == l->ordinal)
 			return true;
 	return false;
 }

@@ -41,7 +41,7 @@ static struct req *confirmation_req(struct worker *w, struct client *c, sds text
 	r->reply = r->reply_block->data;
 	r->reply_len = sdslen(text);
 	r->subscribes = true;
-	client_enqueue(c, r);
+	client_await(c, r);
 	r->silent = false; /* a message, not a reply */
 	return r;
 }
@@ -87,6 +87,10 @@ void local_psubscribe(struct worker *w, struct client *c, const struct command *
 void local_ssubscribe(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	(void)cmd;
+	if (c->session && c->session->exec) {
+		client_error(w, c, "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client");
+		return;
+	}
 	for (uint32_t i = 2; i < argc && local_identity(w).cluster; i++)
 		if (slot_of(w->argv[i]) != slot_of(w->argv[1])) {
 			client_error(w, c, "CROSSSLOT Keys in request don't hash to the same slot");
@@ -110,23 +114,25 @@ static sds leave_all(sds s, struct client *c, enum topic_kind kind)
 	return s;
 }
 
-/* Valkey 8.0, and no other, answered an error to who was not subscribed. */
-static bool refuses_unsubscribed(const struct worker *w)
+/* Valkey 8.0, and no other, answered an error to who was not subscribed, at once in a transaction, too. */
+bool local_refuses_unsubscribed(struct worker *w, struct client *c, const struct command *cmd)
 {
 	struct identity id = local_identity(w);
+	bool leaves = cmd->local == LOCAL_UNSUBSCRIBE || cmd->local == LOCAL_PUNSUBSCRIBE || cmd->local == LOCAL_SUNSUBSCRIBE;
 
-	return id.valkey && id.number >= 0x080000 && id.number < 0x080100;
+	if (!leaves || pubsub_is_subscribed(c) || !id.valkey || id.number < 0x080000 || id.number >= 0x080100)
+		return false;
+	client_error(w, c, "NOSUB '%s' command executed not in subscribed mode", cmd->name);
+	return true;
 }
 
 static void unsubscribe(struct worker *w, struct client *c, enum topic_kind kind, const struct command *cmd, uint32_t argc)
 {
-	sds s = sdsempty();
+	bool executed = c->session && c->session->exec;
 
-	if (!pubsub_is_subscribed(c) && refuses_unsubscribed(w)) {
-		client_error(w, c, "NOSUB '%s' command executed not in subscribed mode", cmd->name);
-		sdsfree(s);
+	if (!executed && local_refuses_unsubscribed(w, c, cmd))
 		return;
-	}
+	sds s = sdsempty();
 	for (uint32_t i = 1; i < argc; i++) {
 		struct topic *t = topic_find(w->pubsub, kind, w->argv[i]);
 		if (t)

@@ -116,9 +116,8 @@ static const char *unavailable(const struct worker *w, const struct command *cmd
 	case POLICY_SPLIT:
 	case POLICY_PUBLISH: /* counts connections there, not clients */
 	case POLICY_BLOCK: /* which does not wait inside a transaction */
-		return NULL;
 	case POLICY_LOCAL:
-		return cmd->flags & CMD_PUBSUB && cmd->flags & CMD_WHILE_SUBSCRIBED ? "inside a transaction it is not supported yet" : NULL;
+		return NULL;
 	case POLICY_FANOUT:
 		if (cmd->effect == EFFECT_BROADCAST)
 			return "inside a transaction it would reach one server only";
@@ -176,6 +175,8 @@ static bool refused(struct worker *w, struct client *c, const struct command *cm
 		dispatch_unknown(w, c, cmd, argc);
 	} else if (!local_takes(w, cmd, argc)) {
 		dispatch_wrong_arity(w, c, cmd);
+	} else if (local_refuses_unsubscribed(w, c, cmd)) {
+		/* answered */
 	} else if ((why = unavailable(w, cmd))) {
 		client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, why);
 	} else if (changes_db(w, c, cmd)) {
@@ -475,6 +476,7 @@ void txn_answered(struct worker *w, struct req *r)
 
 	if (!r->silent)
 		take_answer(&exec->txn->commands[r->part], slice(r->reply, r->reply_len));
+	exec->txn->commands[r->part].subscribes = r->subscribes;
 	req_free(w, r);
 	if (--exec->txn->unanswered == 0)
 		client_done(w, exec);
@@ -495,4 +497,7 @@ void txn_emit(struct worker *w, struct client *c, struct req *r)
 	else
 		outq_add(&c->out, r->reply, r->reply_len, r->reply_block);
 	sdsfree(out);
+	for (uint32_t i = 0; r->txn->own_done && i < r->txn->n; i++)
+		if (r->txn->commands[i].subscribes)
+			pubsub_shown(c);
 }

@@ -33,6 +33,7 @@ struct txn_command {
 	uint8_t proto;
 	bool quiet;       /* CLIENT REPLY: left out of the array, as the servers do */
 	sds answer;       /* a local one's */
+	bool subscribes;  /* …is the confirmation of a SUBSCRIBE */
 };
 
 struct txn {
@@ -60,6 +61,7 @@ struct session {
 	uint32_t watched; /* …so many keys */
 	struct tracker *tracker; /* tracking.h; NULL: it does not track */
 	struct told *told;       /* …nor is it told what others track */
+	bool capa_redirect; /* CLIENT CAPA: shown in its line, and nothing else, for nobody is redirected here */
 	struct req *exec; /* answers of the proxy's own are an element of its array; NULL: replies */
 	uint32_t element;
 };

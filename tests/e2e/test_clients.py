@@ -65,6 +65,17 @@ def test_words(alone, kind, protocol):
             assert other.raw("CLIENT", *words) == one.raw("CLIENT", *words), words
 
 
+def test_capabilities(alone):
+    """Told, shown and of no consequence: whoever would redirect, here nobody does."""
+    said = []
+    for endpoint in alone("valkey-9.1"):
+        with endpoint.connect() as c:
+            answers = [c.raw("CLIENT", "CAPA", *words) for words in (("nonsense",), (), ("x", "REDIRECT"))]
+            c.call("RESET")
+            said.append((answers, rows(c.call("CLIENT", "INFO"))[0]["capa"]))
+    assert said[0] == said[1] and said[0][1] == "r"
+
+
 def test_list_over_workers(alone):
     _, proxy = alone("redis-7.0")
     clients = connect_many(proxy, 12)

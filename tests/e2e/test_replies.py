@@ -231,7 +231,7 @@ def to_phase(proxy, phase):
     assert proxy.status()["phase"] == RECORDED[phase]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("shape, kind", [("standalone", "redis-7.0"), ("cluster", "valkey-9.1")])
 def test_replies_are_the_servers(servers, shape, kind):
     cluster = shape == "cluster"

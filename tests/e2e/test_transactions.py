@@ -92,6 +92,12 @@ TALKS = [
     block(*[("INCR", "{t}many")] * 300),
     block(("SET", "{t}big", b"x" * 100000), ("GET", "{t}big"), ("STRLEN", "{t}big")),
 ]
+SUBSCRIBES = [
+    block(("SUBSCRIBE", "sa", "sb"), ("PING",), ("GET", "{t}none")) + [("PING",), ("UNSUBSCRIBE", "sa", "sb"), ("PING",)],
+    block(("PSUBSCRIBE", "p*"), ("UNSUBSCRIBE", "zz"), ("PUNSUBSCRIBE",), ("UNSUBSCRIBE",), ("SET", "{t}a", 1)), block(("SSUBSCRIBE", "{t}a"), ("GET", "{t}none")),
+    block(("PUBLISH", "sub", 1), ("SUBSCRIBE", "sub"), ("CLIENT", "REPLY", "ON")) + [("GET", "{t}none"), ("UNSUBSCRIBE", "sub"), ("GET", "{t}none")],
+    block(("SUBSCRIBE",)), [("SUBSCRIBE", "sa"), ("MULTI",), ("SUBSCRIBE", "sb"), ("GET", "{t}none"), ("EXEC",), ("UNSUBSCRIBE", "sb", "sa")],
+]
 WATCHES = [
     [("SET", "{t}w", 1), ("WATCH", "{t}w"), ("GET", "{t}w")] + block(("INCR", "{t}w"), ("GET", "{t}w")) + block(("INCR", "{t}w")),
     [("WATCH", "{t}w"), ("SET", "{t}w", 5)] + block(("SET", "{t}w", 6)) + [("GET", "{t}w")] + block(("SET", "{t}w", 7)),
@@ -106,7 +112,8 @@ WATCHES = [
     [("WATCH", "{t}e"), ("SET", "{t}e", 1, "EX", 100), ("TTL", "{t}e")] + block(("DEL", "{t}e")),
     [("MULTI",), ("WATCH", "{t}w"), ("SET", "{t}w", 1), ("EXEC",), ("GET", "{t}w")],
 ]
-SCRIPTS = [  # their errors name the product
+AS_THE_SOURCE = [  # errors that name the product, and what its version takes
+    block(("ZRANK", "{t}z", "x", "y"), ("SET", "{t}a", 1)),
     block(("EVAL", ADD, 1, "{t}n", 2), ("EVAL", "return {1, 'x', {2.5}, false}", 0), ("EVALSHA", NEVER, 0), ("EVAL", "redis.setresp(3) return {map={a=1}}", 0), ("EVAL", "return redis.call('LPUSH', KEYS[1], 1)", 1, "{t}n")),
 ]
 LAST = [[("WATCH", "{t}w"), ("SET", "{t}w", 1), ("RESET",)] + block(("GET", "{t}w")),
@@ -115,7 +122,6 @@ ALONE = [
     [("MULTI",), ("MULTI",), ("SET", "a", 1), ("EXEC",)],
     block(("SET", "a", 1), ("SET", "b", 2), ("MSET", "c", 3, "d", 4), ("MGET", "a", "b", "c", "d"), ("RENAME", "a", "e"), ("DBSIZE",), ("DEL", "b", "c", "d", "e"), ("EXISTS", "a", "e")),
     block(("ASKING",), ("READONLY",)),
-    block(("ZRANK", "a", "x", "y"), ("SET", "a", 1)),
     [("WATCH", "a", "b"), ("WATCH", "c"), ("GET", "a")] + block(("SET", "d", 1), ("INCR", "a"), ("DEL", "a", "d")),
     [("WATCH", "a", "b"), ("SET", "b", 1)] + block(("SET", "d", 1), ("DEL", "a", "b")) + [("DEL", "a", "b", "d")],
 ]
@@ -127,7 +133,7 @@ CLUSTER = [
 
 
 def talk(pair, phase):
-    talks = TALKS + WATCHES + (CLUSTER if pair.clustered else ALONE) + ([] if phase == "cutover" else SCRIPTS) + LAST
+    talks = TALKS + SUBSCRIBES + WATCHES + (CLUSTER if pair.clustered else ALONE) + ([] if phase == "cutover" else AS_THE_SOURCE) + LAST
     for protocol in (2, 3):
         with pair.proxy.connect(protocol=protocol, timeout=30) as mine, pair.direct(protocol) as theirs:
             for calls in talks:
@@ -168,6 +174,17 @@ def test_what_failed_leaves_nothing_to_be_copied(pairs):
         got = c.pipeline(block(("EVAL", ADD, 1, "{t}n", 2), ("COPY", "{t}n", "{t}m", "DB", 4000), ("LPUSH", "{t}n", 1)))[-1]
     assert isinstance(got[0], int) and isinstance(got[1], RespError) and isinstance(got[2], RespError), got
     equal_sides(pair)
+
+
+def test_who_subscribed_inside_is_told(pairs):
+    """From EXEC's array on."""
+    proxy = pairs("alone").proxy
+    for protocol in (2, 3):
+        with proxy.connect(protocol=protocol, timeout=30) as s, proxy.connect(timeout=30) as other:
+            assert b"subscribe" in raw(s, block(("SUBSCRIBE", "inside"), ("PSUBSCRIBE", "ins*")))
+            assert other.call("PUBLISH", "inside", "m") == 2
+            got = raw(s, [])
+            assert b"$6\r\ninside\r\n$1\r\nm\r\n" in got and b"pmessage" in got, got
 
 
 # ---- WATCH
