@@ -202,7 +202,7 @@ def test_kill_inside_multi(alone):
 # ---- MONITOR
 
 SHOWN = [("SET", "key", b"\x00\x07\"q\"\\ \xff\r\n\t"), ("get", "key"), ("PING",), ("ECHO", ""), ("CLIENT", "GETNAME"), ("MGET", "a", "b"), ("AUTH", "secret1"), ("AUTH", "default", "secret2"),
-         ("HELLO", 3, "AUTH", "default", "secret3", "SETNAME", "me"), ("GET",), ("NOSUCH", "x"), ("CLIENT", "LIST"), ("PUBLISH", "a", "b"), ("EVAL", "return 1", 0),
+         ("HELLO", 3, "AUTH", "default", "secret3", "SETNAME", "me"), ("GET",), ("NOSUCH", "x"), ("CLIENT", "LIST"), ("PUBLISH", "a", "b"), ("EVAL", "return 1", 0), ("FLUSHALL",), ("FLUSHDB", "async"),
          ("MULTI",), ("SET", "key", "in"), ("CLIENT", "GETNAME"), ("NOSUCH",), ("GET", "key"), ("exec",), ("MULTI",), ("SET", "key", "in"), ("CLIENT", "GETNAME"), ("Get", "key"), ("exec",),
          ("MULTI",), ("GET", "key"), ("DISCARD",), ("EXEC",), ("WATCH", "key"), ("MULTI",), ("PING",), ("EXEC",), ("PING", "end")]
 

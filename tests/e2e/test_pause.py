@@ -80,6 +80,23 @@ def test_exec_waits_for_what_it_writes(pair):
         assert c.read() == [b"OK"]
 
 
+@pytest.mark.parametrize("flush", ["FLUSHALL", "FLUSHDB"])
+def test_a_flush_waits(pair, flush):
+    """Its client, and nobody else; then it is done on both sides."""
+    source, target, proxy = pair
+    with proxy.connect() as c, proxy.connect() as other:
+        other.call("SET", "k", "old")
+        other.call("CLIENT", "PAUSE", 100000, "WRITE")
+        number = c.call("CLIENT", "ID")
+        c.send_raw(encode((flush,)) + encode(("GET", "k")))
+        wait_until("it has come", lambda: arrived(other, number, flush.lower().encode()))
+        assert other.call("GET", "k") == source.call("GET", "k") == b"old"
+        assert other.call("CLIENT", "UNPAUSE") == b"OK"
+        assert c.read(20) == b"OK" and c.read(20) is None
+    proxy.wait("dirty=0,lag=0")
+    assert source.dbsize() == target.dbsize() == 0
+
+
 def test_all_wait_until_the_time_is_over(pair):
     _, _, proxy = pair
     clients = [proxy.connect() for _ in range(4)]

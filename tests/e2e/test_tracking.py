@@ -57,6 +57,7 @@ SCENARIOS = {  # how it tracks; what it reads; what another client writes
     "optout": (["OPTOUT"], [("GET", "a"), ("CLIENT", "CACHING", "no"), ("GET", "b"), ("GET", "c")], [("SET", k, 2) for k in ("a", "b", "c")]),
     "bcast": (["BCAST"], [("GET", "a")], [("SET", "a", 2), ("SET", "z", 1), ("MSET", "b", 1, "c", 2), ("DEL", "nothing"), ("RENAME", "a", "aa")]),
     "prefixes": (["BCAST", "PREFIX", "a", "PREFIX", "last", "PREFIX", "b:"], [], [("SET", "ab", 2), ("SET", "b", 1), ("MSET", "b:1", 1, "a:1", 2, "c", 3, "a:2", 4), ("LPUSH", "b:l", 1)]),
+    "flush": (["BCAST"], [("GET", "a")], [("SET", "a", 2), ("FLUSHALL",), ("SET", "b", 1), ("FLUSHDB", "ASYNC"), ("MULTI",), ("SET", "c", 1), ("INCR", "c"), ("EXEC",)]),
     "noloop of another": (["NOLOOP"], [("GET", "a")], [("SET", "a", 2)]),
 }
 PREPARED = [("SET", k, 1) for k in "abcde"] + [("HSET", "h", "f", 1), ("SET", "last", 0)]
@@ -127,9 +128,12 @@ def test_flush_and_ends(alone):
         c.call("CLIENT", "TRACKING", "ON", *(["BCAST"] if i % 2 else []))
         c.call("GET", "k")
     clients[0].call("CLIENT", "TRACKING", "OFF")
-    server.call("FLUSHALL")
-    for c in clients[1:]:
-        assert list(c.read_push(20)) == NULL
+    for flusher in (server.client, proxy.client, clients[1], clients[2]):  # who tracks is told of its own, too
+        for c in clients[1:]:
+            c.call("GET", "k")
+        assert flusher.call("FLUSHALL") == b"OK"
+        for c in clients[1:]:
+            assert list(c.read_push(20)) == NULL
     assert clients[0].call("PING") == b"PONG" and not clients[0].pushes
     assert b"-tracking " in server.call("CLIENT", "LIST")
     assert b"tracking_clients:5" in proxy.call("INFO", "clients")
