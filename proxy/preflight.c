@@ -260,6 +260,7 @@ struct preflight *preflight_new(const struct preflight_input *in, preflight_fn *
 	p->lines = json_array();
 	p->seen = calloc(command_count, sizeof(*p->seen));
 	p->cross_slot = calloc(command_count, sizeof(*p->cross_slot));
+	p->in_multi = calloc(command_count, sizeof(*p->in_multi));
 	for (int s = 0; s < SIDES; s++)
 		side_open(p, (enum side)s);
 	ev_timer_init(&p->begin, on_begin, 0., 0.);
@@ -305,6 +306,7 @@ void preflight_free(struct preflight *p)
 	json_decref(p->lines);
 	free(p->seen);
 	free(p->cross_slot);
+	free(p->in_multi);
 	free(p);
 }
 

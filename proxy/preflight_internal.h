@@ -91,7 +91,7 @@ struct preflight {
 	unsigned awaited;
 	bool closing;
 	/* what the clients have sent */
-	uint64_t *seen, *cross_slot;   /* by command id, over all workers */
+	uint64_t *seen, *cross_slot, *in_multi; /* by command id, over all workers */
 	struct names unknown;
 	uint64_t unknown_others;
 	/* the report */

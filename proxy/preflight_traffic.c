@@ -16,6 +16,7 @@ void traffic_collect(struct preflight *p)
 		for (unsigned id = 0; id < command_count; id++) {
 			p->seen[id] += GET(u->rows[id].calls);
 			p->cross_slot[id] += GET(u->rows[id].cross_slot);
+			p->in_multi[id] += GET(u->rows[id].in_multi);
 		}
 		for (unsigned i = 0; i < USAGE_NAMES; i++) {
 			uint64_t n = atomic_load_explicit(&u->unknown[i].calls, memory_order_acquire);
@@ -70,6 +71,15 @@ static void judge_refused(struct preflight *p, const struct command *cmd)
 {
 	say(p, LEVEL_WARN, "traffic", "change the application, or let it use the server itself for this",
 	    "command %s was seen %llu time%s: crossfade refuses it: %s", cmd->name, (ull)p->seen[cmd->id], PLURAL(p->seen[cmd->id]), cmd->why ? cmd->why : "by its command table");
+}
+
+static void judge_in_multi(struct preflight *p, const struct command *cmd)
+{
+	ull n = p->in_multi[cmd->id];
+
+	if (n && !is_refused(cmd))
+		say(p, LEVEL_WARN, "traffic", "let the application send it outside of transactions",
+		    "command %s was seen %llu time%s inside MULTI: crossfade refuses it there: %s", cmd->name, n, PLURAL(n), cmd->why ? cmd->why : "it asks, or is to reach, more than one server");
 }
 
 static void judge_unknown(struct preflight *p)
@@ -153,6 +163,7 @@ void judge_traffic(struct preflight *p)
 		else
 			judge_known(p, cmd);
 		judge_cross_slot(p, cmd);
+		judge_in_multi(p, cmd);
 	}
 	judge_unknown(p);
 	if (side_answers(&p->sides[SIDE_SOURCE]))

@@ -8,6 +8,7 @@
 #include "proxy/local.h"
 #include "proxy/monitor.h"
 #include "proxy/tracking.h"
+#include "proxy/usage.h"
 #include "proxy/watch.h"
 #include "resp/convert.h"
 #include "resp/digits.h"
@@ -178,6 +179,7 @@ static bool refused(struct worker *w, struct client *c, const struct command *cm
 	} else if (local_refuses_unsubscribed(w, c, cmd)) {
 		/* answered */
 	} else if ((why = unavailable(w, cmd))) {
+		usage_in_multi(w->stats->usage, cmd);
 		client_error(w, c, "ERR crossfade: '%s' is not available: %s", cmd->name, why);
 	} else if (changes_db(w, c, cmd)) {
 		client_error(w, c, "ERR crossfade: 'select' of another database is not available inside a transaction");

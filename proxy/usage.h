@@ -16,6 +16,7 @@
 struct usage_row {
 	_Atomic uint64_t calls;
 	_Atomic uint64_t cross_slot; /* of these: with keys of more than one slot */
+	_Atomic uint64_t in_multi;   /* …and: refused, though it is served outside a transaction */
 };
 
 struct usage_name {
@@ -45,6 +46,11 @@ static inline void usage_seen(struct usage *u, const struct command *cmd)
 static inline void usage_cross_slot(struct usage *u, const struct command *cmd)
 {
 	usage_add(&u->rows[cmd->id].cross_slot);
+}
+
+static inline void usage_in_multi(struct usage *u, const struct command *cmd)
+{
+	usage_add(&u->rows[cmd->id].in_multi);
 }
 
 void usage_unknown(struct usage *u, struct slice name);

@@ -81,9 +81,12 @@ static void test_rows(void **state)
 	usage_seen(u, get);
 	usage_seen(u, last);
 	usage_cross_slot(u, last);
+	usage_in_multi(u, get);
 	assert_int_equal(u->rows[get->id].calls, 1);
 	assert_int_equal(u->rows[get->id].cross_slot, 0);
 	assert_int_equal(u->rows[last->id].cross_slot, 1);
+	assert_int_equal(u->rows[get->id].in_multi, 1);
+	assert_int_equal(u->rows[last->id].in_multi, 0);
 	usage_free(u);
 }
 
