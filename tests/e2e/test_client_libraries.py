@@ -1,4 +1,4 @@
-"""Real client libraries and a job queue do rounds of ordinary work, all against one proxy, before, during and after a flip and the way back: see tests/clients/README.md."""
+"""Real client libraries, a job queue and a session store do rounds of ordinary work, all against one proxy, before, during and after a flip and the way back: see tests/clients/README.md."""
 import os
 import subprocess
 import threading
@@ -13,7 +13,7 @@ NODE = OWN_NODE if os.path.exists(OWN_NODE) else "node"
 CLIENTS = {
     "redis-py": ["/usr/bin/python3", "work.py"], "redis-rb": ["ruby", "work.rb"], "phpredis": ["php", "work.php"], "go-redis": ["./work_go"],
     "hiredis": ["./work_c"], "ioredis": [NODE, "work_ioredis.js"], "node-redis": [NODE, "work_node_redis.js"], "valkey-glide": [NODE, "work_glide.js"],
-    "bullmq": [NODE, "work_bullmq.js"],
+    "bullmq": [NODE, "work_bullmq.js"], "php-sessions": ["php", "work_sessions.php"],
 }
 
 
