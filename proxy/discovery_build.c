@@ -110,6 +110,14 @@ struct topology *discovery_build(const struct discovery *d)
 	return t;
 }
 
+static bool is_identified(const struct state_side *who, const char *id)
+{
+	for (unsigned i = 0; i < who->nnodes; i++)
+		if (strcmp(who->nodes[i].id, id) == 0)
+			return true;
+	return false;
+}
+
 static void add_identity(struct state_side *who, const char *id, const char *name)
 {
 	if (who->nnodes == STATE_NODES || (!*id && !*name))
@@ -126,6 +134,10 @@ void discovery_identity(const struct discovery *d, const struct topology *t, str
 	who->cluster = t->cluster;
 	for (unsigned i = 0; i < t->nnodes; i++)
 		add_identity(who, t->cluster ? t->nodes[i].id : t->nodes[i].run_id, t->nodes[i].name);
+	/* A replica may be promoted where there is no other primary to recognise the cluster by. */
+	for (unsigned i = 0; t->cluster && i < d->slots.nmembers; i++)
+		if (!is_identified(who, d->slots.members[i]))
+			add_identity(who, d->slots.members[i], "");
 	if (t->cluster || !d->probes[0].ok)
 		return;
 	add_identity(who, d->probes[0].info.replid[0], "");

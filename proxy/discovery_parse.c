@@ -222,6 +222,7 @@ bool cluster_slots_parse(struct slice reply, const char *asked, struct cluster_s
 void cluster_slots_release(struct cluster_slots *c)
 {
 	free(c->nodes);
+	free(c->members);
 	memset(c, 0, sizeof(*c));
 }
 
@@ -297,6 +298,28 @@ static void add_without_slots(struct cluster_slots *c, const struct nodes_line *
 	find_or_add(c, l->id, *hp.host ? hp.host : asked, hp.port);
 }
 
+static int by_id(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+/* A node in handshake has an id that is not its own. */
+static void members_parse(struct slice text, struct cluster_slots *c)
+{
+	struct slice line;
+	struct nodes_line l;
+
+	while (next_line(&text, &line)) {
+		if (!nodes_line(line, &l) || has_flag(l.flags, "handshake") || l.id.n >= sizeof(*c->members))
+			continue;
+		c->members = realloc(c->members, (c->nmembers + 1) * sizeof(*c->members));
+		memset(c->members[c->nmembers], 0, sizeof(*c->members));
+		copy_text(c->members[c->nmembers++], sizeof(*c->members), l.id);
+	}
+	if (c->nmembers)
+		qsort(c->members, c->nmembers, sizeof(*c->members), by_id);
+}
+
 void cluster_nodes_parse(struct slice reply, const char *asked, struct cluster_slots *c)
 {
 	struct slice text, line, rest;
@@ -305,6 +328,7 @@ void cluster_nodes_parse(struct slice reply, const char *asked, struct cluster_s
 
 	if (!text_of(reply, &text))
 		return;
+	members_parse(text, c);
 	rest = text;
 	while (next_line(&rest, &line)) {
 		if (!nodes_line(line, &l))

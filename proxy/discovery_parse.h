@@ -28,10 +28,13 @@ struct cluster_slots {
 	struct cluster_node *nodes; /* primaries that have slots, then primaries without */
 	uint16_t slot_node[SLOTS];  /* NODE_NONE: nobody */
 	bool migrating;
+	unsigned nmembers;
+	char (*members)[44]; /* ids of all nodes, replicas and lost ones too, in order */
 };
 /* CLUSTER SLOTS. `asked`: the host the question went to. False: no such reply. Call cluster_slots_release in either case. */
 bool cluster_slots_parse(struct slice reply, const char *asked, struct cluster_slots *c);
-/* CLUSTER NODES, for what CLUSTER SLOTS lacks: primaries without slots (they may be importing) and slots on the move from or to the answering node. */
+/* CLUSTER NODES, for what CLUSTER SLOTS lacks: primaries without slots (they may be importing), slots on the move from or to the answering node, and who
+ * belongs to the cluster. */
 void cluster_nodes_parse(struct slice reply, const char *asked, struct cluster_slots *c);
 /* Only: is a slot on the move at the answering node? */
 bool cluster_nodes_migrating(struct slice reply);

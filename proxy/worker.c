@@ -353,6 +353,9 @@ void worker_topology(struct worker *w, struct topology *t)
 	uint16_t index[NODES_MAX];
 
 	assert(t->nnodes <= NODES_MAX);
+	for (uint16_t i = 0; i < w->nupstreams; i++) /* who is no primary any more stays connected for a while, and must not be asked to WAIT */
+		if (w->upstreams[i]->side == side)
+			w->upstreams[i]->replicas = 0;
 	for (uint16_t i = 0; i < t->nnodes; i++) {
 		index[i] = worker_upstream(w, side, t->nodes[i].name);
 		upstream_set_addr(w->upstreams[index[i]], &t->nodes[i].addr, t->nodes[i].addr_len);

@@ -229,6 +229,20 @@ def test_killed_in_a_flip_there_is_one_authority(pair, crossfade, point, authori
     assert (target if authority == "target" else source).call("GET", "after") == b"the kill"
 
 
+def test_flips_after_the_new_authority_failed_over(cluster, crossfade):
+    """The former primary is still connected, a replica now: it is not asked to WAIT for replicas of its own."""
+    source, target = cluster("redis-7.0", shards=1), cluster("valkey-9.1", shards=1, replicas=1)
+    proxy = synced(source, target, crossfade, keys=100)
+    target.failover(target.primaries()[0], force=True)
+    wait_until("the proxy has noticed", lambda: "took the place of another primary" in proxy.log(), 60)
+    proxy.pipeline([("SET", "k:%d" % i, "after the failover") for i in range(100)])
+    proxy.wait("dirty=0,lag=0", timeout=90)  # every slot is compared again
+    wait_until("the cutover", lambda: proxy.ctl("cutover", "--yes", "--force", "--max-pause", 20000, check=False).rc == 0, 90, 0.1)
+    proxy.call("SET", "k:0", "after the cutover")
+    same(proxy, source, target)
+    assert target.call("GET", "k:0") == b"after the cutover"
+
+
 def test_finish_lets_the_source_go(pair, crossfade):
     source, target = pair
     proxy = synced(source, target, crossfade, keys=50)

@@ -98,6 +98,9 @@ static void test_nodes(void **state)
 	assert_int_equal(c->nnodes, 2);
 	assert_string_equal(c->nodes[1].at.host, "b");
 	assert_int_equal(c->nodes[1].at.port, 7001);
+	assert_int_equal(c->nmembers, 3);
+	assert_string_equal(c->members[0], ID_A);
+	assert_string_equal(c->members[2], ID_C);
 	cluster_slots_release(c);
 	assert_true(cluster_nodes_migrating(bulk(ID_A " :7000@17000 myself,master - 0 0 1 connected 0-5 [5->-" ID_B "]\n")));
 	assert_false(cluster_nodes_migrating(bulk(ID_A " :7000@17000 myself,master - 0 0 1 connected 0-5\n")));
