@@ -170,9 +170,9 @@ void fence_turn(struct engine *e)
 
 	if (f->stage == FENCE_NONE || f->stage == FENCE_READY || f->answers_left)
 		return;
-	if (f->failed) {
+	if (f->failed || fault("fence-drain")) {
 		f->stage = FENCE_READY;
-		e->io.fenced(e->io.ctx, f->flip, false, f->why);
+		e->io.fenced(e->io.ctx, f->flip, !f->failed, f->why);
 		return;
 	}
 	if (is_draining(e)) {

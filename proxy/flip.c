@@ -164,6 +164,7 @@ static void flip_fence(struct phases *p, int64_t now)
 	flip_set_state(f, FLIP_FENCING);
 	log_notice("flip %llu: fencing %u slots, to %s, at most %u ms", (unsigned long long)f->id, f->nslots, side_name(f->to), f->max_pause_ms);
 	p->io->fence(p->ctx, f->id, &f->slots, f->to, f->max_pause_ms);
+	crash_point("flip-fencing");
 }
 
 static void waiting_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
@@ -218,6 +219,7 @@ static void flip_release(struct phases *p)
 	acked_clear(p);
 	flip_set_state(f, FLIP_RELEASING);
 	p->io->flip(p->ctx, f->id);
+	crash_point("flip-releasing");
 }
 
 static void flip_record(struct phases *p, int64_t now)
@@ -277,6 +279,7 @@ void phases_fenced(struct phases *p, unsigned worker, uint64_t id, bool ok, cons
 	acked_clear(p);
 	flip_set_state(&p->flip, FLIP_SETTLING);
 	p->io->settle(p->ctx, id);
+	crash_point("flip-settling");
 }
 
 void phases_settled(struct phases *p, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
@@ -351,8 +354,10 @@ void phases_flipped(struct phases *p, unsigned worker, uint64_t id, uint64_t hel
 		f->result.pause_max_us = pause_max_us;
 	for (unsigned i = 0; histogram && i < FLIP_BUCKETS; i++)
 		f->histogram[i] += histogram[i];
-	if (++f->nacked == p->workers)
+	if (++f->nacked == p->workers) {
 		flip_done(p, now);
+		crash_point("flip-done");
+	}
 }
 
 void flip_tick(struct phases *p, const struct phase_facts *facts, int64_t now)

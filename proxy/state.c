@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backfill/fault.h"
+
 #define RECORD_MAX (4 * 1024 * 1024)
 
 struct state {
@@ -103,10 +105,12 @@ enum state_result state_write(struct state *s, const struct state_record *r, cha
 		return STATE_UNCHANGED;
 	free(s->prepared);
 	s->prepared = NULL;
+	crash_point("record-before-rename");
 	if (renameat(s->dir_fd, "phase.tmp", s->dir_fd, "phase") < 0) {
 		snprintf(err, errlen, "cannot replace %s/phase: %s", s->dir, strerror(errno));
 		return STATE_UNKNOWN;
 	}
+	crash_point("record-after-rename");
 	if (fsync(s->dir_fd) < 0) {
 		snprintf(err, errlen, "cannot sync %s: %s", s->dir, strerror(errno));
 		return STATE_UNKNOWN;

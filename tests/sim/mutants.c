@@ -41,6 +41,8 @@ static const struct mutant {
 	{ "race-14-flip", false, "a flip between WATCH and EXEC goes unnoticed", 10 },
 	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 15 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
+	{ "replies-off", false, "the follower's replies are not compared", -1 },
+	{ "fence-drain", false, "a flip waits for nothing that is under way", -1 },
 };
 
 /* The first seed that fails with the mutant and passes without: *r tells of it. */

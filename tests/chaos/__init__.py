@@ -1,0 +1,1 @@
+"""Faults while clients write, in every phase, from a seed (README.md)."""

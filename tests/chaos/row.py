@@ -1,0 +1,45 @@
+"""A row of the scoreboard: a scenario that is played again and again, each time from a seed of its own.
+
+A row's play(ctx) does one unit: it plays the scenario on ctx.world with the chances of ctx.rng, raises Broken if a promise does not hold, and returns figures. Figures of
+several units are put together by the end of their names: _max the highest, _list all of them, anything else the sum.
+"""
+import collections
+import random
+
+
+class Row:
+    def __init__(self, name, title, must, full, quick, play, each=1, replicas=0, options=None):
+        """full, quick: how many of what the row counts; each: how many of them one unit does."""
+        self.name, self.title, self.must, self.full, self.quick, self.play = name, title, must, full, quick, play
+        self.each, self.replicas, self.options = each, replicas, options or {}
+
+    def units(self, count):
+        return -(-count // self.each)
+
+
+class Context:
+    """What one unit has: rng is the only source of chance."""
+
+    def __init__(self, world, row, seed, unit, quick):
+        self.world, self.unit, self.quick = world, unit, quick
+        self.seed = "%s/%s/%d" % (seed, row.name, unit)
+        self.rng = random.Random(self.seed)
+
+
+def merge(figures, more):
+    """Adds one unit's figures to those of a row."""
+    for name, value in more.items():
+        if name.endswith("_list"):
+            figures.setdefault(name, []).extend(value)
+        elif name.endswith("_max"):
+            figures[name] = max(value, figures.get(name, value))
+        else:
+            figures[name] = round(figures.get(name, 0) + value, 3)
+    return figures
+
+
+def distribution(values):
+    """Median, 99th percentile, highest."""
+    v = sorted(values)
+    at = lambda q: v[min(len(v) - 1, int(q * len(v)))]  # noqa: E731
+    return collections.OrderedDict(n=len(v), median=at(0.5), p99=at(0.99), max=v[-1]) if v else {}

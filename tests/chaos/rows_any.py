@@ -1,0 +1,139 @@
+"""Anything after anything: a walk through the phases with faults at random moments of it (tools/chaos --minutes)."""
+import contextlib
+import time
+
+from .clients import Load
+from .row import Row
+from .rows_cluster import Mover, promote, replica_of
+from .rows_proxy import asks, hung
+from .world import Broken
+
+KEYS = 1200
+STEPS = (2, 5)  # faults a unit
+
+
+class Walk:
+    """One unit. `told` is the story, for who reads of a failure; a fault leaves everything running again."""
+
+    def __init__(self, ctx, load):
+        self.ctx, self.world, self.rng, self.load, self.told = ctx, ctx.world, ctx.rng, load, []
+
+    @property
+    def proxy(self):
+        return self.world.proxy
+
+    def side(self):
+        return self.rng.choice([self.world.source, self.world.target])
+
+    def name(self, side):
+        return "source" if side is self.world.source else "target"
+
+    def say(self, text, *args):
+        self.told.append(text % args)
+
+    # ---- faults
+
+    def kill_proxy(self):
+        self.say("proxy killed in %s", self.proxy.status()["phase"])
+        self.proxy.kill()
+        self.proxy.start()
+
+    def restart_proxy(self):
+        self.say("proxy restarted")
+        self.proxy.restart()
+
+    def hang(self):
+        side = self.side()
+        nodes = side.primaries()
+        nodes = nodes if self.rng.random() < 0.3 else [self.rng.choice(nodes)]
+        seconds = self.rng.random() * 2
+        self.say("%d nodes of the %s hang for %.2f s", len(nodes), self.name(side), seconds)
+        with hung(nodes):
+            time.sleep(seconds)
+            if self.rng.random() < 0.3:
+                self.say("proxy killed meanwhile")
+                self.proxy.kill()
+        if not self.proxy.running():
+            self.proxy.start()
+
+    def cut(self):
+        """Connections are reset in the middle of whatever they carry."""
+        side = self.side()
+        node = self.rng.choice(side.primaries())
+        self.say("connections of %s killed", node.name)
+        node.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def move(self):
+        side = self.side()
+        by_itself = side is self.world.target and self.rng.random() < 0.5
+        slots = self.rng.sample(range(16384), 2)
+        self.say("slots %s of the %s move%s", slots, self.name(side), " by MIGRATESLOTS" if by_itself else "")
+        mover = Mover(side, slots, self.rng, by_itself)
+        mover.join(120)
+        if mover.is_alive() or mover.wrong:
+            raise Broken("a slot could not be moved: %r" % (mover.wrong,))
+
+    def failover(self):
+        """In order: nobody loses anything, so nothing may be lost."""
+        side = self.side()
+        primary = self.rng.choice(side.primaries())
+        replica = replica_of(side, primary)
+        self.say("%s hands over to %s", primary.name, replica.name)
+        replica.call("CLUSTER", "FAILOVER")
+        with contextlib.suppress(TimeoutError):  # it may not have caught up in time, and then nothing happens
+            promote(side, primary, replica, False)
+        side.wait_ok(60)
+
+    def flip(self):
+        status = self.proxy.status()
+        if status["phase"] not in ("synced", "cutover"):
+            return self.say("no flip in %s", status["phase"])
+        command = "cutover" if status["authority"] == "source" else "rollback"
+        if command == "cutover":
+            self.world.verify()
+        self.say(command)
+        self.world.flip(command)
+
+    def killed_flip(self):
+        status = self.proxy.status()
+        if status["phase"] not in ("synced", "cutover"):
+            return self.say("no flip in %s", status["phase"])
+        command = "cutover" if status["authority"] == "source" else "rollback"
+        self.say("%s, and the proxy killed in it", command)
+        t = asks(self.proxy, command, "--yes", "--force", "--wait", 1)
+        time.sleep(self.rng.random() * 0.1)
+        self.proxy.kill()
+        t.join(60)
+        self.proxy.start()
+
+    FAULTS = (kill_proxy, kill_proxy, restart_proxy, hang, hang, cut, cut, move, failover, flip, flip, flip, killed_flip)
+
+    def play(self):
+        self.proxy.ctl("start")
+        when = self.rng.random()
+        if when < 0.6:
+            self.proxy.ctl("throttle", "--off")
+            self.proxy.wait("synced", timeout=90)
+        for _ in range(self.rng.randint(*STEPS)):
+            self.load.more(self.rng.randrange(5, 60))
+            self.world.after_fault = True
+            self.rng.choice(self.FAULTS)(self)
+        self.proxy.ctl("throttle", "--off")
+        self.load.more(60)
+
+
+def anything(ctx):
+    world, rng = ctx.world, ctx.rng
+    proxy = world.fresh(keys=KEYS, config={"workers": rng.choice([1, 2, 3]), "bypassing-writers": rng.random() < 0.5, "backfill-keys-per-s": 1500, "backfill-adaptive": False,
+                                           "upstream-timeout": rng.choice([1000, 15000]), "journal-size": rng.choice(["64kb", "1mb"])})
+    with Load(proxy, ctx.seed, clients=3, over=KEYS) as load:
+        walk = Walk(ctx, load)
+        try:
+            walk.play()
+            figures = world.judge(load, clean=False, timeout=120)
+        except Exception as e:
+            raise Broken("%s\n  what was played: %s" % (e, "; ".join(walk.told))) from e
+        return {"rest_s_max": figures["rest_s"], "acknowledged": load.acknowledged(), "unknown": load.unknown, "refused": sum(load.errors.values()), "faults": len(walk.told)}
+
+
+ROW = Row("anything", "faults and flips in any order (tools/chaos --minutes)", "equal by itself, every history linearizable", 0, 2, anything, replicas=1)
