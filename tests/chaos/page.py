@@ -6,6 +6,7 @@ HEAD = """# Reliability: what was played, and what came of it
 
 Made by `tools/chaos --page` from `tests/chaos/scoreboard.json`; not to be edited. Each row is a scenario of faults under load between a Redis 7.0 and a Valkey 9.1 cluster of three
 primaries, played with other chances each time; `tests/chaos/README.md` says what is checked and how a failure is played again.
+A commit marked `-dirty` is one on top of which something in the tree was changed and not yet committed.
 
 """
 
