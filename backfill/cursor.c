@@ -21,7 +21,7 @@ static void window_key(void *arg, struct slice key)
 	struct unit *u = arg;
 
 	u->keys++;
-	if (!is_temporary_key(key))
+	if (!is_own_key(key))
 		item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, slot_of(key), u));
 }
 
@@ -173,7 +173,7 @@ static void pass_key(void *arg, struct slice key)
 	uint16_t slot = slot_of(key);
 
 	/* Only big slots are open without being listed one by one; others of the node belong to their own units. */
-	if (!u->b->scan.big[slot] || u->b->scan.state[slot] != SLOT_OPEN || is_temporary_key(key))
+	if (!u->b->scan.big[slot] || u->b->scan.state[slot] != SLOT_OPEN || is_own_key(key))
 		return;
 	u->keys++;
 	item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, slot, u));

@@ -87,12 +87,6 @@ static inline struct item *copy_item(struct copy *c)
 	return (struct item *)(void *)c - 1;
 }
 
-/* Temporary keys of large copies are ours: neither copied nor compared. */
-static inline bool is_temporary_key(struct slice key)
-{
-	return key.n >= sizeof(LARGE_TMP_PREFIX) - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof(LARGE_TMP_PREFIX) - 1) == 0;
-}
-
 static inline struct slice copy_key(const struct copy *c)
 {
 	return slice(c->key, c->key_len);

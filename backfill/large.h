@@ -34,9 +34,9 @@
 #include <stdint.h>
 
 #include "backfill/bulk.h"
+#include "backfill/own_keys.h"
 #include "backfill/recipe.h"
 
-#define LARGE_TMP_PREFIX "crossfade:tmp:"
 #define LARGE_TMP_TTL_MS 600000
 #define LARGE_CHANGED_MAX (8u << 20)  /* bytes of names of elements to be read again */
 #define LARGE_PENDING_MAX (4u << 20) /* pending entries of one stream */

@@ -218,7 +218,7 @@ static void take_key(void *arg, struct slice key)
 	struct unit *u = arg;
 
 	u->keys++;
-	if (!is_temporary_key(key))
+	if (!is_own_key(key))
 		item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, u->slot, u));
 }
 

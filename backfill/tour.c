@@ -147,7 +147,7 @@ static void keys_add(void *arg, struct slice key)
 {
 	struct keys *k = arg;
 
-	if (k->n < k->cap && !is_temporary_key(key))
+	if (k->n < k->cap && !is_own_key(key))
 		k->at[k->n++] = key;
 }
 
@@ -319,7 +319,7 @@ static void pass_key(void *arg, struct slice key)
 	struct tour *t = arg;
 	uint16_t slot = slot_of(key);
 
-	if ((t->pass_all || t->big[slot]) && t->state[slot] == TSLOT_OPEN && !is_temporary_key(key))
+	if ((t->pass_all || t->big[slot]) && t->state[slot] == TSLOT_OPEN && !is_own_key(key))
 		check_new(t->pass, (uint16_t)t->pass_db, slot, key, t->pass_side == 1);
 }
 

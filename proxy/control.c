@@ -85,7 +85,10 @@ static bool begin_journals(struct control *c, struct owed *owed)
 		log_warning("%s: everything is compared again, and a verify is due", owed->why);
 	else if (owed->nkeys)
 		log_notice("%llu keys were owed to the follower when the last process ended: they are copied again", (unsigned long long)owed->nkeys);
-	if (mirroring && !owed->everything && c->config->bypassing_writers) {
+	if (mirroring && c->assumed) {
+		owed->everything = true;
+		snprintf(owed->why, sizeof(owed->why), "the authority is the one that --assume-authority named");
+	} else if (mirroring && !owed->everything && c->config->bypassing_writers) {
 		owed->everything = true;
 		snprintf(owed->why, sizeof(owed->why), "nobody watched them while no process ran");
 	}
@@ -128,7 +131,7 @@ static void first_record(struct control *c)
 {
 	char err[512];
 
-	if (state_has_record(c->state))
+	if (c->has_record)
 		return;
 	c->record.epoch = 1;
 	if (state_write(c->state, &c->record, err, sizeof(err)) != STATE_DURABLE)
@@ -145,8 +148,8 @@ static void serve(struct control *c)
 	if (!begin_journals(c, &owed))
 		return;
 	bool unwatched = owed.everything;
-	if (mirrors(c->record.phase) && !state_was_clean(c->state))
-		why_void = journals_owed(c->journals)->everything ? owed.why : "the last process did not end in order";
+	if (mirrors(c->record.phase) && (!state_was_clean(c->state) || c->assumed))
+		why_void = c->assumed ? owed.why : journals_owed(c->journals)->everything ? owed.why : "the last process did not end in order";
 	control_set_state(c, CONTROL_SERVING);
 	c->phases = phases_new(&control_phase_io, c, worker_count(c->config), &c->record);
 	begin_fleet(c, &owed);
@@ -181,6 +184,28 @@ static bool seen_enough(const struct control *c)
 	return true;
 }
 
+void control_try_serve(struct control *c)
+{
+	if (c->run == CONTROL_SEEKING && c->marker.settled && seen_enough(c))
+		serve(c);
+}
+
+/* The first start without a source, or without word of the target. */
+static void seek_failed(struct control *c)
+{
+	const char *down = discovery_facts(c->discovery[SIDE_SOURCE])->down;
+
+	if (!discovery_topology(c->discovery[SIDE_SOURCE])) {
+		log_warning("the source was not reached within %g s: %s; %s", SEEK_FIRST_S, down, advice_unreachable(SIDE_SOURCE, down));
+	} else {
+		down = discovery_facts(c->discovery[SIDE_TARGET])->down;
+		log_warning("the target was not reached within %g s: %s; %s has no phase record, so the target may have the newer data already, and only the target can "
+			    "tell: start it, or, if no migration has begun, take target-nodes out or start with --assume-authority source",
+			    SEEK_FIRST_S, *down ? down : c->marker.why, c->config->state_dir);
+	}
+	control_end_with(c, EXIT_UNREACHABLE);
+}
+
 static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct control *c = w->data;
@@ -189,14 +214,15 @@ static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 	(void)revents;
 	if (c->run != CONTROL_SEEKING)
 		return;
-	if (state_has_record(c->state)) {
+	if (!c->has_record && !discovery_topology(c->discovery[SIDE_SOURCE])) {
+		seek_failed(c);
+	} else if (!control_marker_unknown(c)) {
+		if (c->run == CONTROL_SEEKING)
+			seek_failed(c);
+	} else if (c->run == CONTROL_SEEKING) {
 		log_warning("not every side in charge answers: serving what can be served, and trying on");
 		serve(c);
-		return;
 	}
-	const char *down = discovery_facts(c->discovery[SIDE_SOURCE])->down;
-	log_warning("the source was not reached within %g s: %s; %s", SEEK_FIRST_S, down, advice_unreachable(SIDE_SOURCE, down));
-	control_end_with(c, EXIT_UNREACHABLE);
 }
 
 /* ---- discovery's events ---- */
@@ -267,12 +293,13 @@ static void on_changed(void *ctx, enum side side, struct topology *t)
 {
 	struct control *c = ctx;
 
-	(void)side;
 	log_topology(t);
+	if (side == SIDE_TARGET)
+		marker_io_topology(c->marker.io, t);
 	if (c->run == CONTROL_SERVING)
 		publish(c, t);
-	else if (c->run == CONTROL_SEEKING && seen_enough(c))
-		serve(c);
+	else
+		control_try_serve(c);
 }
 
 static void on_replaced(void *ctx, enum side side, const struct node *now, const char *what, const uint8_t *flags)
@@ -298,16 +325,25 @@ static void on_replaced(void *ctx, enum side side, const struct node *now, const
 	free(slots);
 }
 
+void control_looked(struct control *c, unsigned bit)
+{
+	if (!(c->looking & bit))
+		return;
+	c->looking &= ~bit;
+	if (c->looking == 0 && c->phases)
+		phases_looked(c->phases, control_now(c));
+	control_pace(c);
+}
+
 static void on_done(void *ctx, enum side side)
 {
 	struct control *c = ctx;
 
-	if (!(c->looking & 1u << side))
-		return;
-	c->looking &= ~(1u << side);
-	if (c->looking == 0 && c->phases)
-		phases_looked(c->phases, control_now(c));
-	control_pace(c);
+	if (side == SIDE_TARGET && !(c->looking & 1u << side))
+		control_marker_pulse(c);
+	else if (side == SIDE_TARGET)
+		control_marker_look(c);
+	control_looked(c, 1u << side);
 }
 
 /* ---- what workers tell ---- */
@@ -418,6 +454,8 @@ void control_order(struct control *c, enum order order, const struct order_args 
 	if (control_check_first(c, order, args, answer))
 		return;
 	phases_order(c->phases, order, args, answer, control_now(c));
+	if (order == ORDER_FINISH || order == ORDER_ABORT)
+		control_marker_pulse(c);
 	control_pace(c);
 }
 
@@ -455,6 +493,8 @@ void control_reload(struct control *c)
 			backfill_thread_password(c->backfill, (enum side)s, now);
 		if (c->discovery[s])
 			discovery_reconnect(c->discovery[s]);
+		if (s == SIDE_TARGET && c->marker.io)
+			marker_io_password(c->marker.io);
 	}
 	log_notice("reload: done");
 }
@@ -505,15 +545,18 @@ struct control *control_new(const struct control_options *o)
 	memcpy(c->listen_fds, o->listen_fds, o->nlisten_fds * sizeof(*o->listen_fds));
 	c->nlisten_fds = o->nlisten_fds;
 	snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
-	if (state_has_record(c->state))
+	c->assume = o->assume;
+	c->has_record = state_has_record(c->state);
+	if (c->has_record)
 		c->record = *state_loaded(c->state);
 	c->throttle = (struct throttle){ c->config->backfill_keys_per_s, c->config->backfill_bytes_per_s, c->config->backfill_adaptive };
 	ev_init(&c->tick, on_tick);
 	c->tick.repeat = TICK_S;
-	ev_timer_init(&c->seek, on_seek, state_has_record(c->state) ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
+	ev_timer_init(&c->seek, on_seek, c->has_record ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
 	c->tick.data = c->seek.data = c;
 	ev_timer_start(c->loop, &c->seek);
 	begin_discovery(c);
+	control_marker_begin(c);
 	return c;
 }
 
@@ -553,6 +596,7 @@ void control_free(struct control *c)
 	ev_timer_stop(c->loop, &c->tick);
 	ev_timer_stop(c->loop, &c->seek);
 	preflight_free(c->checkup.running); /* answers who waits for it */
+	marker_io_free(c->marker.io); /* likewise */
 	for (int s = 0; s < SIDES; s++)
 		discovery_free(c->discovery[s]);
 	end_threads(c);

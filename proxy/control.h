@@ -1,7 +1,7 @@
 /* control.h - the control thread: the main thread's loop, on which topology, phases, the admin socket and signals live.
  *
- *   SEEKING ──the sides in charge were seen, or a record says go on──► SERVING ──TERM──► ENDING ──► the loop ends
- *      └──10 s and no record, a source too old, foreign servers──► the loop ends with an exit code
+ *   SEEKING ──the sides in charge and the marker were seen, or a record says go on──► SERVING ──TERM──► ENDING ──► the loop ends
+ *      └──10 s and no record, a source too old, foreign servers, a marker that is not ours──► the loop ends with an exit code
  *
  * What workers report comes in by the control_… functions of fleet.h, which run here, too. */
 #ifndef CROSSFADE_CONTROL_H
@@ -23,6 +23,7 @@ struct control_options {
 	struct state *state;
 	const struct listen_fd *listen_fds; /* bound, not yet listening; owned by control from here on */
 	unsigned nlisten_fds;
+	int assume; /* --assume-authority: enum side, or -1 */
 };
 struct control *control_new(const struct control_options *o);
 void control_free(struct control *c); /* after the loop ended; joins the threads, marks a clean end */

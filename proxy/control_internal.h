@@ -8,6 +8,7 @@
 #include "proxy/discovery.h"
 #include "proxy/fleet.h"
 #include "proxy/journals.h"
+#include "proxy/marker_io.h"
 #include "proxy/preflight.h"
 
 enum control_state { CONTROL_SEEKING, CONTROL_SERVING, CONTROL_DRAINING, CONTROL_ENDING };
@@ -18,6 +19,7 @@ struct throttle {
 };
 
 #define CHECK_WAITERS 8
+#define LOOKING_MARKER 4u /* beside a bit per side */
 
 struct check_waiter {
 	struct answer answer;
@@ -54,8 +56,19 @@ struct control {
 	unsigned drained;  /* workers that have answered and mirrored everything, or given up */
 	bool drained_clean;
 	struct checkup checkup;
-	unsigned looking; /* bit per side: phases wait for a refresh of it */
+	unsigned looking; /* bit per side: phases wait for a refresh of it; LOOKING_MARKER: for the marker behind the target's */
 	struct state_record record; /* what phases begin with */
+	bool has_record;  /* …and it is on the disk */
+	int assume;       /* --assume-authority: enum side, or -1 */
+	bool assumed;     /* …made the record */
+	struct {
+		struct marker_io *io;    /* NULL: no target */
+		bool settled;            /* it does not stand in the way of serving */
+		bool known;              /* `seen` is what the target said when it was asked last; else `why` */
+		struct marker seen;
+		char why[320];
+		char foreign[320];       /* how it contradicts the record; "" */
+	} marker;
 	struct state_side seen[SIDES];
 	char logfile[4096];
 };
@@ -68,10 +81,21 @@ static inline int64_t control_now(const struct control *c)
 /* Sets the pace of the tick by what the phases wait for. To be called after everything that may have changed it. */
 void control_pace(struct control *c);
 void control_end_with(struct control *c, int exit_code);
+void control_try_serve(struct control *c); /* if all that is needed was seen */
+void control_looked(struct control *c, unsigned bit);
 
 /* control_preflight.c */
 /* A cutover is preceded by a check: true if the order waits for that and will be given to the phases then. */
 bool control_check_first(struct control *c, enum order order, const struct order_args *args, struct answer answer);
+
+/* control_marker.c */
+void control_marker_begin(struct control *c); /* behind discovery */
+/* A refresh of the target has ended, or the phase has changed. */
+void control_marker_pulse(struct control *c);
+/* It is time to serve, and the target has not said what is there: may it be done without? */
+bool control_marker_unknown(struct control *c);
+void control_marker_look(struct control *c); /* control_looked(LOOKING_MARKER) when it is known */
+void control_marker_put(struct control *c, uint64_t flip, const char *migration, uint64_t epoch);
 
 /* control_io.c */
 extern const struct phase_io control_phase_io;

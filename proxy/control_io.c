@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "backfill/own_keys.h"
 #include "proxy/control_internal.h"
 #include "proxy/log.h"
 
@@ -74,6 +75,10 @@ static void io_facts(void *ctx, struct phase_facts *f)
 		f->keys[s] = facts->keys;
 		snprintf(f->down[s], sizeof(f->down[s]), "%s", facts->down);
 	}
+	if (*c->marker.foreign)
+		snprintf(f->foreign, sizeof(f->foreign), "%s: two migrations to one target spoil it; if that one is over, remove its key " MARKER_KEY " there", c->marker.foreign);
+	else if (!c->marker.known)
+		snprintf(f->foreign, sizeof(f->foreign), "the key " MARKER_KEY " of the target could not be read: %s", c->marker.why);
 	f->checked = c->checkup.made;
 	f->check_errors = c->checkup.errors;
 	snprintf(f->check_error, sizeof(f->check_error), "%s", c->checkup.first_error);
@@ -85,12 +90,17 @@ static void io_look(void *ctx)
 {
 	struct control *c = ctx;
 
-	c->looking = 0;
+	c->looking = c->discovery[SIDE_TARGET] ? LOOKING_MARKER : 0;
 	for (int s = 0; s < SIDES; s++)
 		if (c->discovery[s]) {
 			c->looking |= 1u << s;
 			discovery_refresh(c->discovery[s]);
 		}
+}
+
+static void io_mark(void *ctx, uint64_t flip, const char *migration, uint64_t epoch)
+{
+	control_marker_put(ctx, flip, migration, epoch);
 }
 
 static bool io_prepare(void *ctx, const struct state_record *r, char *err, size_t errlen)
@@ -207,6 +217,7 @@ static char *io_verify_json(void *ctx)
 const struct phase_io control_phase_io = {
 	.facts = io_facts,
 	.look = io_look,
+	.mark = io_mark,
 	.prepare = io_prepare,
 	.write = io_write,
 	.mirror = io_mirror,

@@ -1,8 +1,9 @@
 /* How slots change authority:
  *
  *   order ─► WAITING ─gates hold─► FENCING ─all drained─► SETTLING ─all heard─► record ─durable─► RELEASING ─all flipped─► answer
- *               ▲                    │ deadline, or a         │                   │ unknown
- *               └── tried again ◄────┴─ worker could not ─────┘                   └─► RECORDING (held until a higher epoch is durable)
+ *            │  ▲ ▲                  │ deadline, or a         │                   │ unknown
+ *            │  │ └── tried again ◄──┴─ worker could not ─────┘                   └─► RECORDING (held until a higher epoch is durable)
+ *            └► MARKING: once in each flip to the target, before it is fenced (marker.h, race 15)
  *
  * Up to the record every failure undoes; from then on only forward (invariant 7, race 9). */
 #include <assert.h>
@@ -19,6 +20,7 @@
 #define FENCE_RETRY_MS 100
 #define RECORD_RETRY_MS 50
 #define BUCKET_US 100
+#define MARK_LIMIT_MS 5000
 
 unsigned slots_on(const struct state_record *r, enum side side)
 {
@@ -125,6 +127,7 @@ void flip_order(struct phases *p, enum side to, const struct order_args *a, stru
 	f->wait_until = now + (int64_t)a->wait_s * 1000;
 	f->retry_at = now;
 	f->attempts = 0;
+	f->marked = to == SIDE_SOURCE || fault("race-15-marker");
 	flip_set_state(f, FLIP_WAITING);
 	flip_tick(p, &facts, now);
 }
@@ -167,6 +170,16 @@ static void flip_fence(struct phases *p, int64_t now)
 	crash_point("flip-fencing");
 }
 
+static void flip_mark(struct phases *p, int64_t now)
+{
+	struct flip *f = &p->flip;
+
+	f->id++;
+	f->deadline = now + MARK_LIMIT_MS;
+	flip_set_state(f, FLIP_MARKING);
+	p->io->mark(p->ctx, f->id, p->rec.migration, p->durable_epoch);
+}
+
 static void waiting_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
 {
 	struct flip *f = &p->flip;
@@ -176,10 +189,32 @@ static void waiting_tick(struct phases *p, const struct phase_facts *facts, int6
 		return;
 	unsigned n = gates_check(p, facts, f->to, f->partial, gates);
 	const struct gate *bad = obstacle(f, gates, n, true, now >= f->wait_until);
-	if (!bad)
+	if (!bad && !f->marked)
+		flip_mark(p, now);
+	else if (!bad)
 		flip_fence(p, now);
 	else if (!bad->waits || now >= f->wait_until)
 		flip_refuse(p, bad->unreachable ? ANSWER_UNREACHABLE : ANSWER_REFUSED, bad->text);
+}
+
+void phases_marked(struct phases *p, uint64_t id, enum answer_code outcome, const char *why, int64_t now)
+{
+	struct flip *f = &p->flip;
+	struct phase_facts facts;
+	char text[700];
+
+	if (f->state != FLIP_MARKING || id != f->id)
+		return;
+	if (outcome != ANSWER_OK) {
+		snprintf(text, sizeof(text), "the marker could not be put on the target: %s; nothing was held", why);
+		flip_refuse(p, outcome, text);
+		return;
+	}
+	crash_point("flip-after-marker");
+	f->marked = true;
+	flip_set_state(f, FLIP_WAITING);
+	p->io->facts(p->ctx, &facts);
+	waiting_tick(p, &facts, now); /* the gates once more: it took a while */
 }
 
 /* The old authority stays. */
@@ -215,6 +250,7 @@ static void flip_release(struct phases *p)
 	if (p->rec.phase != f->next.phase)
 		log_notice("phase %s -> %s", phase_names[p->rec.phase], phase_names[f->next.phase]);
 	p->rec = f->next;
+	p->durable_epoch = f->next.epoch;
 	p->rewrite = false;
 	acked_clear(p);
 	flip_set_state(f, FLIP_RELEASING);
@@ -366,6 +402,8 @@ void flip_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
 
 	if (f->state == FLIP_WAITING)
 		waiting_tick(p, facts, now);
+	else if (f->state == FLIP_MARKING && now >= f->deadline)
+		flip_refuse(p, ANSWER_TIMEDOUT, "the marker could not be put on the target in time; nothing was held");
 	else if (f->state == FLIP_FENCING && now >= f->deadline)
 		flip_undo(p, "not every worker was drained", now);
 	else if (f->state == FLIP_SETTLING && now >= f->deadline)

@@ -12,14 +12,14 @@
  * may be often.
  *
  * Invariants: a scan ends only in the epoch in which its last call began, seen by a worker that knows the newest topology. Keys of a slot whose
- * authority is the other side are not shown (race 13), the copier's temporary keys never. */
+ * authority is the other side are not shown (race 13), our own keys never. */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
-#include "backfill/large.h"
+#include "backfill/own_keys.h"
 #include "proxy/client.h"
 #include "proxy/local.h"
 #include "proxy/split.h"
@@ -113,7 +113,7 @@ bool keyspace_is_divided(struct worker *w)
 
 static bool is_shown(struct worker *w, struct slice key, uint16_t asked_slot)
 {
-	if (key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0)
+	if (is_own_key(key))
 		return false;
 	return fleet_authority(w->fleet, slot_of(key)) == fleet_authority(w->fleet, asked_slot);
 }
@@ -180,6 +180,21 @@ void keyspace_count(struct worker *w, struct split *s)
 		block_unref(b);
 		sdsfree(words);
 	}
+}
+
+/* It is on the target, in one database; the others' answer is 0. */
+void keyspace_count_own(struct worker *w, struct split *s)
+{
+	uint16_t slot = slot_of(SLICE_LIT(MARKER_KEY));
+
+	if (fleet_authority(w->fleet, slot) != SIDE_TARGET)
+		return;
+	sds words = resp_cat_words(sdsempty(), "EXISTS", MARKER_KEY, NULL);
+	struct block *b = block_copy(words, sdslen(words));
+	split_add(w, s, slot, b, b->data, b->used);
+	block_unref(b);
+	sdsfree(words);
+	s->own = true;
 }
 
 /* --- SCAN --- */

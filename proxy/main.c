@@ -25,12 +25,18 @@ const char *argp_program_version = "crossfade " PACKAGE_VERSION;
 struct arguments {
 	const char *file;
 	bool check, help_config;
+	int assume; /* enum side, or -1 */
 };
+
+#define KEY_ASSUME 256
+
 
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "the configuration (docs/configuration.md)", 0 },
 	{ "check-config", 'k', NULL, 0, "only check the configuration", 0 },
 	{ "help-config", 'H', NULL, 0, "list every option with its default", 0 },
+	{ "assume-authority", KEY_ASSUME, "SIDE", 0,
+	  "the phase record was lost, or is older than the migration: 'source' or 'target' has the newer data (docs/operations.md)", 0 },
 	{ 0 },
 };
 
@@ -48,6 +54,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'H':
 		a->help_config = true;
 		return 0;
+	case KEY_ASSUME:
+		for (a->assume = SIDE_SOURCE; a->assume < SIDES && strcmp(arg, side_name((enum side)a->assume)) != 0;)
+			a->assume++;
+		if (a->assume == SIDES)
+			argp_error(state, "--assume-authority '%s': expected source or target", arg);
+		return 0;
 	case ARGP_KEY_END:
 		if (!a->file && !a->help_config)
 			argp_error(state, "no configuration was given: crossfade -c FILE");
@@ -61,7 +73,7 @@ static const struct argp argp = {
 	options, parse_option, NULL,
 	"Crossfade: one endpoint in front of Redis and Valkey, and a migration between them that clients do not notice.\v"
 	"It runs in the foreground. HUP reads the configuration again, USR1 reopens the log, TERM ends it in order, a second TERM at once. "
-	"Exit codes: 0 ended in order, 64 usage, 65 phase record unusable, 69 source unreachable, 71 cannot listen, 73 state directory locked or "
+	"Exit codes: 0 ended in order, 64 usage, 65 phase record unusable or lost, 69 source unreachable, 71 cannot listen, 73 state directory locked or "
 	"unwritable, 78 configuration.",
 	NULL, NULL, NULL
 };
@@ -131,10 +143,10 @@ static void second_signal_ends(struct ev_loop *loop, ev_signal *watchers)
 
 /* ---- main ---- */
 
-static int run(struct config *config, struct state *state, const struct listen_fd *fds, unsigned n)
+static int run(struct config *config, struct state *state, const struct listen_fd *fds, unsigned n, int assume)
 {
 	struct ev_loop *loop = ev_default_loop(EVFLAG_AUTO);
-	struct control_options o = { .loop = loop, .config = config, .state = state, .listen_fds = fds, .nlisten_fds = n };
+	struct control_options o = { .loop = loop, .config = config, .state = state, .listen_fds = fds, .nlisten_fds = n, .assume = assume };
 	ev_signal watchers[HANDLERS];
 	char err[1024];
 
@@ -158,7 +170,7 @@ static int run(struct config *config, struct state *state, const struct listen_f
 	return code;
 }
 
-static int begin(struct config *config)
+static int begin(struct config *config, int assume)
 {
 	char err[2048];
 	struct listen_fd fds[LISTENERS_MAX];
@@ -181,11 +193,14 @@ static int begin(struct config *config)
 		log_warning("%s: target-nodes is not set, and the record in %s is in phase %s: expected the nodes of that migration", config->file,
 			    config->state_dir, phase_names[phase]);
 		code = EXIT_CONFIG;
+	} else if (assume == SIDE_TARGET && config->side[SIDE_TARGET].nnodes == 0) {
+		log_warning("%s: target-nodes is not set, and --assume-authority names the target", config->file);
+		code = EXIT_CONFIG;
 	} else if (!listen_bind_all(config, fds, &n)) {
 		code = EXIT_OS;
 	} else {
 		raise_file_limit(config->maxclients);
-		code = run(config, state, fds, n);
+		code = run(config, state, fds, n, assume);
 		if (config->unixsocket)
 			unlink(config->unixsocket);
 	}
@@ -195,7 +210,7 @@ static int begin(struct config *config)
 
 int main(int argc, char **argv)
 {
-	struct arguments a = { 0 };
+	struct arguments a = { .assume = -1 };
 	struct config *config = calloc(1, sizeof(*config));
 	char err[1024];
 	int code = 0;
@@ -214,7 +229,7 @@ int main(int argc, char **argv)
 		if (a.check)
 			printf("%s: ok\n", a.file);
 		else
-			code = begin(config);
+			code = begin(config, a.assume);
 		config_release(config);
 	}
 	free(config);

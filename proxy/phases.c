@@ -44,6 +44,7 @@ bool phases_commit(struct phases *p, const struct state_record *next, char *err,
 			log_notice("phase %s -> %s (epoch %llu)", phase_names[p->rec.phase], phase_names[r->phase],
 				   (unsigned long long)r->epoch);
 		p->rec = *r;
+		p->durable_epoch = r->epoch;
 	} else {
 		log_warning("phase record: %s", err);
 		/* The failed record must not come to light later: what is in force gets a higher epoch still. */
@@ -110,6 +111,10 @@ static const char *start_obstacle(const struct phase_facts *f, char *text, size_
 				 side_name((enum side)s));
 			return text;
 		}
+	if (*f->foreign) {
+		snprintf(text, n, "%s", f->foreign);
+		return text;
+	}
 	if (f->keys[SIDE_TARGET] > 0 && !f->target_may_hold_keys) {
 		snprintf(text, n, "the target already holds %llu keys: empty it, or set target-not-empty allow and start crossfade again",
 			 (unsigned long long)f->keys[SIDE_TARGET]);
@@ -136,6 +141,7 @@ void phases_looked(struct phases *p, int64_t now)
 	struct state_record *next = malloc(sizeof(*next));
 	*next = p->rec;
 	next->phase = PHASE_MIRROR;
+	next->given_up[0] = '\0';
 	state_random_id(next->migration);
 	next->backfill_done = next->verify_clean = false;
 	next->verify_at_ms = 0;
@@ -303,6 +309,7 @@ static void abort_order(struct phases *p, const struct order_args *args, struct 
 	assert(slots_on(&p->rec, SIDE_TARGET) == 0);
 	*next = p->rec;
 	next->phase = PHASE_PROXY;
+	strcpy(next->given_up, next->migration);
 	next->migration[0] = '\0';
 	next->backfill_done = next->verify_clean = false;
 	next->verify_at_ms = 0;
@@ -526,6 +533,7 @@ struct phases *phases_new(const struct phase_io *io, void *ctx, unsigned workers
 	p->ctx = ctx;
 	p->workers = workers;
 	p->rec = *record;
+	p->durable_epoch = record->epoch;
 	memcpy(p->sides, record->sides, sizeof(p->sides));
 	p->start.ready = calloc(workers, sizeof(bool));
 	p->flip.acked = calloc(workers, sizeof(bool));
@@ -553,6 +561,11 @@ void phases_free(struct phases *p)
 const struct state_record *phases_record(const struct phases *p)
 {
 	return &p->rec;
+}
+
+uint64_t phases_durable_epoch(const struct phases *p)
+{
+	return p->durable_epoch;
 }
 
 const struct last_flip *phases_last_flip(const struct phases *p)

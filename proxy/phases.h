@@ -54,6 +54,7 @@ struct phase_facts {
 	bool covered[SIDES]; /* every slot has a node */
 	bool cluster[SIDES];
 	uint64_t keys[SIDES];
+	char foreign[700];     /* the target's marker is not ours, or cannot be read: what it says, and what to do; "" */
 	char down[SIDES][320]; /* who does not answer, and why */
 	uint64_t dirty_keys, dirty_slots, queued;
 	uint64_t strays;      /* keys of other slots that scripts wrote without declaring them, since the start of this process */
@@ -73,7 +74,9 @@ enum backfill_order { BACKFILL_START, BACKFILL_ADOPT, BACKFILL_PAUSE, BACKFILL_R
 
 struct phase_io {
 	void (*facts)(void *ctx, struct phase_facts *f);
-	void (*look)(void *ctx); /* read both topologies anew; phases_looked() when done */
+	void (*look)(void *ctx); /* read both topologies and the marker anew; phases_looked() when done */
+	/* Put the marker on the target, or see that it is there (marker.h); phases_marked() when done. */
+	void (*mark)(void *ctx, uint64_t flip, const char *migration, uint64_t epoch);
 	bool (*prepare)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	enum state_result (*write)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	void (*mirror)(void *ctx, bool on);
@@ -109,6 +112,8 @@ bool phases_urgent(const struct phases *p);
 /* Requests are held: nothing else may keep the control thread busy. */
 bool phases_fencing(const struct phases *p);
 void phases_looked(struct phases *p, int64_t now);
+/* ANSWER_OK: the target has acknowledged it. ANSWER_UNREACHABLE, ANSWER_REFUSED: why it is not there. */
+void phases_marked(struct phases *p, uint64_t flip, enum answer_code outcome, const char *why, int64_t now);
 void phases_mirror_ready(struct phases *p, unsigned worker, bool ok, const char *why, int64_t now);
 void phases_fenced(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_settled(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
@@ -122,6 +127,7 @@ void phases_identify(struct phases *p, enum side side, const struct state_side *
 void phases_end(struct phases *p);
 
 const struct state_record *phases_record(const struct phases *p);
+uint64_t phases_durable_epoch(const struct phases *p); /* of the newest record that is known to be on the disk */
 const struct last_flip *phases_last_flip(const struct phases *p);
 bool phases_verifying(const struct phases *p);
 const char *phases_verify_due(const struct phases *p); /* why a verify with repair is due; "" if none is */

@@ -16,6 +16,7 @@ enum start_state {
 enum flip_state {
 	FLIP_IDLE,
 	FLIP_WAITING,    /* for dirty and lag, until wait_until; nothing is held */
+	FLIP_MARKING,    /* the gates hold, the marker is put on the target; nothing is held */
 	FLIP_FENCING,    /* requests are held; waits for every phases_fenced, until the deadline */
 	FLIP_SETTLING,   /* all are drained; waits for every phases_settled (subscribers), until the same deadline */
 	FLIP_RECORDING,  /* the record was issued and its outcome is unknown: tried again until one is durable; requests are held */
@@ -26,10 +27,10 @@ struct flip {
 	enum flip_state state;
 	uint64_t id;
 	enum side to;
-	bool force, partial;
+	bool force, partial, marked;
 	struct slot_set slots;
 	unsigned nslots, max_pause_ms, attempts;
-	int64_t wait_until, retry_at, fenced_at, deadline;
+	int64_t wait_until, retry_at, fenced_at, deadline; /* the deadline of the marker, then of the fence */
 	bool *acked; /* by worker */
 	unsigned nacked;
 	struct state_record next;
@@ -44,6 +45,7 @@ struct phases {
 	void *ctx;
 	unsigned workers;
 	struct state_record rec; /* what is durable, as far as is known */
+	uint64_t durable_epoch;
 	bool rewrite;            /* the last write failed and may have left another record: write again */
 	int64_t rewrite_at;
 	struct {

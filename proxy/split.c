@@ -132,8 +132,8 @@ static void ask_all(struct worker *w, struct client *c, const struct command *cm
 {
 	unsigned n;
 	const uint16_t *slots = keyspace_slots(w, &n);
-	bool by_slot = cmd->merge == MERGE_SUM && keyspace_is_divided(w);
-	struct split *s = split_new(cmd, whole, by_slot ? SLOTS : n ? n : 1);
+	bool by_slot = cmd->merge == MERGE_COUNT && keyspace_is_divided(w);
+	struct split *s = split_new(cmd, whole, 1 + (by_slot ? SLOTS : n ? n : 1));
 
 	client_enqueue(c, whole);
 	if (by_slot)
@@ -142,6 +142,8 @@ static void ask_all(struct worker *w, struct client *c, const struct command *cm
 		split_add(w, s, slots[i], whole->block, whole->bytes, whole->len);
 	if (!s->parts)
 		split_add(w, s, 0, whole->block, whole->bytes, whole->len);
+	if (cmd->merge == MERGE_COUNT)
+		keyspace_count_own(w, s);
 	split_submit(w, s);
 }
 
@@ -222,6 +224,18 @@ static const struct req *first_error(const struct split *s)
 	return NULL;
 }
 
+/* DBSIZE, without our own marker. */
+static sds merge_count(const struct split *s)
+{
+	int64_t sum = 0;
+	struct resp_item item;
+
+	for (uint32_t i = 0; i < s->parts; i++)
+		if (resp_item(s->part[i]->reply, s->part[i]->reply + s->part[i]->reply_len, &item) && item.type == ':')
+			sum += s->own && i + 1 == s->parts ? -item.n : item.n;
+	return resp_cat_len(sdsempty(), ':', sum > 0 ? sum : 0);
+}
+
 static sds merge_sum(const struct split *s)
 {
 	int64_t sum = 0;
@@ -300,6 +314,8 @@ static sds merged(struct worker *w, const struct split *s)
 	switch ((enum cmd_merge)s->cmd->merge) {
 	case MERGE_SUM:
 		return merge_sum(s);
+	case MERGE_COUNT:
+		return merge_count(s);
 	case MERGE_ARRAY:
 		return merge_array(s);
 	case MERGE_AND:

@@ -16,6 +16,7 @@ struct split {
 	struct req **part;
 	uint32_t *order;          /* MERGE_ARRAY: for each key its part, in the order of the request */
 	uint32_t nkeys;
+	bool own;                 /* MERGE_COUNT: the last part tells how many of the keys are our own */
 	bool broadcast;           /* the follower's nodes get it, too, if the authority's did it */
 	uint32_t epoch;           /* MERGE_SCAN: fleet->epoch when it was sent, and which of the nodes was asked */
 	uint16_t at;
@@ -29,6 +30,7 @@ void split_submit(struct worker *w, struct split *s);
 const uint16_t *keyspace_slots(struct worker *w, unsigned *n);
 bool keyspace_is_divided(struct worker *w);  /* both sides are the authority of some slots */
 void keyspace_count(struct worker *w, struct split *s); /* DBSIZE while it is divided: each slot is asked of its side */
+void keyspace_count_own(struct worker *w, struct split *s); /* …and is our marker among them? */
 sds keyspace_merge_keys(struct worker *w, const struct split *s);
 sds keyspace_merge_random(struct worker *w, const struct split *s);
 sds keyspace_merge_scan(struct worker *w, const struct split *s);

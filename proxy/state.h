@@ -38,6 +38,7 @@ struct state_record {
 	uint64_t epoch;                       /* grows with every record */
 	uint8_t authority[SLOTS];             /* enum side */
 	char migration[MIGRATION_ID_LEN + 1]; /* random, made by start; empty in phase proxy */
+	char given_up[MIGRATION_ID_LEN + 1];  /* the migration before, if it was aborted: its marker may still be on the target. "*": any */
 	bool backfill_done;
 	bool verify_clean;                    /* the last verify found nothing and nothing has voided it */
 	int64_t verify_at_ms;                 /* when the last verify ended; 0: none in this migration */

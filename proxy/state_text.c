@@ -61,6 +61,8 @@ char *state_render(const struct state_record *r)
 				   render_side(&r->sides[SIDE_TARGET]));
 	if (!record)
 		abort();
+	if (*r->given_up)
+		json_object_set_new(record, "given_up", json_string(r->given_up));
 	if (r->phase == PHASE_FINISHED)
 		json_object_set_new(record, "finished", json_string(side_name((enum side)r->authority[0])));
 	checksum(record, hex);
@@ -104,7 +106,7 @@ static bool parse_side(const json_t *o, struct state_side *s)
 	s->cluster = json_is_true(json_object_get(o, "cluster"));
 	json_array_foreach (nodes, i, node) {
 		const char *id = json_string_value(json_object_get(node, "id")), *name = json_string_value(json_object_get(node, "name"));
-		if (!id || !name)
+		if (!id || !name || strlen(id) >= sizeof(s->nodes[i].id) || strlen(name) >= sizeof(s->nodes[i].name))
 			return false;
 		snprintf(s->nodes[i].id, sizeof(s->nodes[i].id), "%s", id);
 		snprintf(s->nodes[i].name, sizeof(s->nodes[i].name), "%s", name);
@@ -138,13 +140,17 @@ static bool consistent(const struct state_record *r)
 static bool parse_record(const json_t *o, struct state_record *r)
 {
 	const json_t *verify = json_object_get(o, "verify");
-	const char *migration = json_string_value(json_object_get(o, "migration"));
+	const char *migration = json_string_value(json_object_get(o, "migration")), *given_up = json_string_value(json_object_get(o, "given_up"));
 
 	if (!parse_phase(json_string_value(json_object_get(o, "phase")), &r->phase) || !json_is_integer(json_object_get(o, "epoch")) ||
 	    !migration || strlen(migration) > MIGRATION_ID_LEN || !json_is_object(verify))
 		return false;
 	r->epoch = (uint64_t)json_integer_value(json_object_get(o, "epoch"));
 	strcpy(r->migration, migration);
+	if (given_up && strlen(given_up) > MIGRATION_ID_LEN)
+		return false;
+	if (given_up)
+		strcpy(r->given_up, given_up);
 	r->backfill_done = json_is_true(json_object_get(o, "backfill_done"));
 	r->verify_clean = json_is_true(json_object_get(verify, "clean"));
 	r->verify_at_ms = json_integer_value(json_object_get(verify, "at_ms"));

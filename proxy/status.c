@@ -144,6 +144,14 @@ static json_t *nodes_json(const struct control *c)
 	return list;
 }
 
+/* Whether the target's marker and the record go together. */
+static json_t *marker_json(const struct control *c)
+{
+	const char *state = !c->marker.io ? "none" : *c->marker.foreign ? "foreign" : !c->marker.known ? "unknown" : c->marker.seen.there ? "ours" : "none";
+
+	return json_pack("{ssss}", "state", state, "text", *c->marker.foreign ? c->marker.foreign : c->marker.known ? "" : c->marker.why);
+}
+
 char *control_status(struct control *c)
 {
 	const struct state_record *r = c->phases ? phases_record(c->phases) : &c->record;
@@ -157,6 +165,7 @@ char *control_status(struct control *c)
 	json_object_set_new(o, "epoch", number(r->epoch));
 	json_object_set_new(o, "authority", json_string(authority_text(r)));
 	json_object_set_new(o, "target_slots", target_slots(r));
+	json_object_set_new(o, "marker", marker_json(c));
 	json_object_set_new(o, "backfill", backfill_json(c));
 	json_object_set_new(o, "mirror", json_pack("{sIsIsIsIsIsIsI}", "effects", (json_int_t)sums.effects, "queued", (json_int_t)sums.queued,
 						  "queued_bytes", (json_int_t)sums.queued_bytes, "lag_ms",

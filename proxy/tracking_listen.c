@@ -2,7 +2,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "backfill/large.h"
+#include "backfill/own_keys.h"
 #include "proxy/tracking_internal.h"
 #include "resp/slot.h"
 
@@ -15,11 +15,6 @@
 static bool counts(const struct tracking *x, enum side side, uint16_t slot)
 {
 	return x->authority[slot] == side || fleet_authority(x->worker->fleet, slot) == side;
-}
-
-static bool is_temporary(struct slice key)
-{
-	return key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0;
 }
 
 static bool on_push(void *ctx, struct upstream *u, struct slice push)
@@ -43,7 +38,7 @@ static bool on_push(void *ctx, struct upstream *u, struct slice push)
 		abort();
 	for (int64_t i = 0; i < keys.n; i++) {
 		p += resp_item(p, end, &key);
-		if (!is_temporary(key.text) && counts(x, u->side, slot_of(key.text)))
+		if (!is_own_key(key.text) && counts(x, u->side, slot_of(key.text)))
 			found[n++] = key.text;
 	}
 	tracking_changed(x, found, n);

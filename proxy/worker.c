@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "backfill/large.h"
+#include "backfill/own_keys.h"
 #include "proxy/alone.h"
 #include "proxy/client.h"
 #include "proxy/journals.h"
@@ -152,11 +152,6 @@ static unsigned owner_formers(void *ctx, struct slice list, sds *kills)
 	return journals_kill_formers(w->fleet->start.journals, list, kills);
 }
 
-static bool is_temporary(struct slice key)
-{
-	return key.n >= sizeof LARGE_TMP_PREFIX - 1 && memcmp(key.p, LARGE_TMP_PREFIX, sizeof LARGE_TMP_PREFIX - 1) == 0;
-}
-
 void worker_flush_seen(struct worker *w)
 {
 	static const char why[] = "a FLUSHALL or FLUSHDB was seen";
@@ -185,7 +180,7 @@ static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
 	for (int64_t i = 0; i < keys.n; i++) {
 		p += resp_item(p, end, &key);
 		uint16_t slot = slot_of(key.text);
-		if (w->fleet->owner[slot] != w->id || is_temporary(key.text))
+		if (w->fleet->owner[slot] != w->id || is_own_key(key.text))
 			continue;
 		engine_key_changed(w->engine, u->side, key.text, slot);
 		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */

@@ -36,14 +36,15 @@ enum cmd_policy {
 
 enum cmd_merge {
 	MERGE_NONE,
-	MERGE_SUM,    /* DEL, UNLINK, EXISTS, TOUCH, DBSIZE */
+	MERGE_SUM,    /* DEL, UNLINK, EXISTS, TOUCH */
+	MERGE_COUNT,  /* DBSIZE: without our own marker */
 	MERGE_ARRAY,  /* MGET: elements back in the order of the request's keys */
 	MERGE_ALL_OK, /* MSET, SCRIPT FLUSH …: first error, else the first reply */
 	MERGE_FIRST,  /* SCRIPT LOAD, FUNCTION LOAD: first error, else the first reply */
 	MERGE_RECEIVERS, /* PUBLISH: our clients instead of our connections */
 	MERGE_AND,    /* SCRIPT EXISTS: element-wise minimum */
 	MERGE_LISTS,  /* SLOWLOG GET: the nodes' lists, one behind the other */
-	MERGE_KEYS,   /* KEYS, CLUSTER GETKEYSINSLOT: all together, without the copier's temporary keys */
+	MERGE_KEYS,   /* KEYS, CLUSTER GETKEYSINSLOT: all together, without our own keys */
 	MERGE_RANDOM, /* RANDOMKEY: one of them */
 	MERGE_SCAN,   /* SCAN: one node's keys, and the proxy's own cursor */
 };

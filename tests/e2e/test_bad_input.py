@@ -15,6 +15,8 @@ from harness.process import wait_until
 
 SECRETS = ("right-secret", "wrong-secret")
 
+NEW = ["--assume-authority", "source"]  # a first start, whose target cannot say that there was none before
+
 
 @pytest.fixture(scope="module")
 def source(servers):
@@ -192,7 +194,7 @@ def test_a_target_that_does_not_serve(source, guarded, protected, crossfade, tmp
         at = "%s:%d" % (outside_address(), protected.port)
         cases.append(({"target-nodes": at}, r"target %s: .*DENIED.*; it is in protected mode: .*target-auth-file" % re.escape(at)))
     for config, message in cases:
-        proxy = crossfade(source, config=config)
+        proxy = crossfade(source, config=config, args=NEW)
         assert proxy.call("SET", "k", "v") == b"OK"
         refused(proxy, ["start"], 69, message)
         assert proxy.status()["phase"] == "proxy" and proxy.call("GET", "k") == b"v"
@@ -217,7 +219,7 @@ def test_clusters_with_uncovered_slots(source, target, cluster, crossfade):
     for node in broken.nodes:
         node.call("CLUSTER", "DELSLOTS", "5", "9000")
     wait_until("they know", lambda: all("cluster_state:fail" in n.call("CLUSTER", "INFO").decode() for n in broken.nodes))
-    proxy = crossfade(source, broken)
+    proxy = crossfade(source, broken, args=NEW)
     refused(proxy, ["start"], 1, "not every slot of the target has a node: repair that cluster first.*proxyctl check")
     lines = proxy.ctl("check", check=False)
     assert lines.rc == 1 and any(x["level"] == "ERR" and "2 slots of the target have no node, the first is 5" in x["text"] for x in lines.data), lines

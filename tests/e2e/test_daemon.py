@@ -87,6 +87,7 @@ def test_command_line(tmp_path):
     assert "none.conf" in run("-c", str(tmp_path / "none.conf")).stderr
     assert run().returncode == 64
     assert run("--nonsense").returncode == 64
+    assert run("-c", "c.conf", "--assume-authority", "both").returncode == 64
     r = run("-c", write(tmp_path / "empty.conf", "# nothing\n"))
     assert r.returncode == 78 and "source-nodes" in r.stderr
     r = run("--help-config")
@@ -155,10 +156,12 @@ def test_corrupt_record(redis, crossfade):
     path = os.path.join(proxy.state_dir, "phase")
     with open(path) as f:
         record = f.read()
-    for damaged in (record.replace("phase", "phrase", 1), record[:len(record) // 2], ""):
+    for damaged in (record.replace("phase", "phrase", 1), record[:len(record) // 2], "", record.replace('"crossfade": 1', '"crossfade": 2')):
+        assert damaged != record
         write(path, damaged)
         assert proxy.run_to_end() == 65
         assert path in proxy.log()
+    assert "has format 2, and this version reads only 1: use the version that wrote it" in proxy.log()
     write(path, record)
     proxy.start()
     assert proxy.call("PING") == b"PONG"
@@ -166,7 +169,7 @@ def test_corrupt_record(redis, crossfade):
 
 # ---- the source
 
-def test_first_start_without_source(guarded, stopped, tmp_path):
+def test_first_start_without_source(guarded, redis, stopped, tmp_path):
     """It ends with 69 after 10 s, and says what is wrong; a password is never in the log. All at once, since it takes so long."""
     port = ports.reserve()
     try:
@@ -174,20 +177,22 @@ def test_first_start_without_source(guarded, stopped, tmp_path):
         wrong = stopped(guarded, config={"source-auth-file": write(tmp_path / "secret", "not-the-password")})
         without = stopped(guarded)
         unnamed = stopped(None, config={"source-nodes": "nowhere.invalid:6379"})
-        all_ = (nobody, wrong, without, unnamed)
+        new = stopped(redis, config={"target-nodes": "127.0.0.1:%d" % int(port)})  # nor, without a record, without the target
+        all_ = (nobody, wrong, without, unnamed, new)
         at = time.monotonic()
         for proxy in all_:
             proxy.spawn_daemon()
         wait_until("it has begun", lambda: "crossfade 0" in nobody.log())
         with pytest.raises(OSError):
             nobody.connect(timeout=1).call("PING")
-        assert [proxy.wait_exit(20) for proxy in all_] == [69] * 4
+        assert [proxy.wait_exit(20) for proxy in all_] == [69] * 5
         assert 8 < time.monotonic() - at < 15
     finally:
         port.release()
     assert "127.0.0.1:%d" % int(port) in nobody.log() and "is source-nodes right?" in nobody.log()
     assert "WRONGPASS" in wrong.log() and guarded.addr in wrong.log() and "not-the-password" not in wrong.log()
     assert "NOAUTH" in without.log()
+    assert "--assume-authority source" in new.log() and "target was not reached" in new.log()
     assert "nowhere.invalid:6379 does not resolve" in unnamed.log()
 
 
@@ -206,9 +211,15 @@ def test_later_start_without_source(redis, crossfade, standalone):
     assert proxy.call("SET", "k", "v") == b"OK"
 
 
-def test_absent_target_does_not_matter(redis, crossfade):
-    proxy = crossfade(redis, config={"target-nodes": "127.0.0.1:1"})
+def test_absent_target_does_not_matter(redis, stopped):
+    """But for the first start, which cannot know that there was none before."""
+    proxy = stopped(redis, config={"target-nodes": "127.0.0.1:1"})
+    proxy.args = ["--assume-authority", "source"]
+    proxy.start()
     assert proxy.call("SET", "k", "v") == b"OK"
+    proxy.args = []
+    proxy.restart()
+    assert proxy.call("GET", "k") == b"v"
     assert proxy.ctl("start", check=False).rc != 0
     assert proxy.call("GET", "k") == b"v"
 

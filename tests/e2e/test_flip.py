@@ -210,7 +210,8 @@ def test_writes_on_the_target_reach_the_source_and_survive_restarts(pair, crossf
     proxy.ctl("verify")
 
 
-@pytest.mark.parametrize("point, authority", [("flip-before-record", "source"), ("flip-after-record", "target")])
+@pytest.mark.parametrize("point, authority", [("flip-after-marker", "source"), ("flip-before-record", "source"),
+                                              ("flip-after-record", "target")])
 def test_killed_in_a_flip_there_is_one_authority(pair, crossfade, point, authority):
     """The record decides: not yet written, the flip never was; written, it is done."""
     if not built_with_faults():
@@ -222,6 +223,8 @@ def test_killed_in_a_flip_there_is_one_authority(pair, crossfade, point, authori
     proxy.env = {}
     proxy.start()
     assert proxy.ctl("status")["authority"] == authority
+    assert proxy.status()["marker"]["state"] in ("ours", "unknown")
+    assert target.call("EXISTS", "crossfade:marker") == 1  # it says no more than that a flip was tried
     proxy.call("SET", "after", "the kill")
     proxy.ctl("verify", "--repair", check=False)
     settle(proxy)

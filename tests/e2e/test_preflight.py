@@ -9,6 +9,8 @@ import pytest
 from harness import Client, RespError
 from harness.process import wait_until
 
+NEW = ["--assume-authority", "source"]  # a first start, whose target cannot say that there was none before
+
 
 @pytest.fixture(scope="module")
 def source(servers):
@@ -206,7 +208,7 @@ def test_rights_by_dryrun_and_by_trying(source, target, crossfade, tmp_path):
 
 def test_rights_over_keys(source, target, crossfade, tmp_path):
     target.call("ACL", "SETUSER", "narrow", "reset", "on", ">s3cret", "~app:*", "&*", "+@all")
-    proxy = crossfade(source, target, config={"target-user": "narrow", "target-auth-file": secret(tmp_path, "s3cret")})
+    proxy = crossfade(source, target, config={"target-user": "narrow", "target-auth-file": secret(tmp_path, "s3cret")}, args=NEW)
     line = find(check(proxy, True), "ERR", "rights", "'narrow' on the target may not use every key")
     assert "ACL SETUSER narrow ~*" in line["todo"]
     target.call("ACL", "SETUSER", "narrow", "-acl")
@@ -223,7 +225,7 @@ def test_a_renamed_command(target, standalone, crossfade):
 
 def test_a_side_that_does_not_answer(source, standalone, crossfade, tmp_path):
     right = standalone("valkey-9.1", conf={"requirepass": "s3cret"})
-    proxy = crossfade(source, right)
+    proxy = crossfade(source, right, args=NEW)
     line = find(check(proxy, True), "ERR", "reachable", r"target.*127\.0\.0\.1:%d.*NOAUTH" % right.port)
     assert "target-auth-file" in line["todo"]
     proxy.term()

@@ -35,6 +35,16 @@ static void io_facts(void *ctx, struct phase_facts *f)
 	f->backfill = !w->backfill.running ? BF_IDLE : copies_done(w) ? BF_DONE : BF_RUNNING;
 }
 
+/* It travels; the process may be killed before it arrives, and before its answer does. */
+static void io_mark(void *ctx, uint64_t flip, const char *migration, uint64_t epoch)
+{
+	struct world *w = ctx;
+
+	if (strcmp(migration, w->disk->migration) != 0 || epoch > w->disk->epoch)
+		sim_fail(w, "a marker that no record on the disk knows of");
+	w->marking = flip;
+}
+
 static void io_look(void *ctx) { ((struct world *)ctx)->looking = true; }
 
 static bool io_prepare(void *ctx, const struct state_record *r, char *err, size_t n)
@@ -150,7 +160,7 @@ static char *io_verify_json(void *ctx)
 	return strdup("{}");
 }
 
-static const struct phase_io phase_io = { io_facts, io_look, io_prepare, io_write, io_mirror, io_walk, io_fence, io_settle, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
+static const struct phase_io phase_io = { io_facts, io_look, io_mark, io_prepare, io_write, io_mirror, io_walk, io_fence, io_settle, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
 
 /* --- orders --- */
 
@@ -260,8 +270,30 @@ static void mirror_step(struct world *w)
 	}
 }
 
+/* As marker_io.c puts it, and control_marker.c: written again while slots are on the target, removed when it is over. */
+static void marker_step(struct world *w)
+{
+	const struct state_record *r = phases_record(w->phases);
+	struct marker ours = { .there = true, .epoch = phases_durable_epoch(w->phases) };
+	uint64_t flip = w->marking;
+	char why[320];
+
+	strcpy(ours.migration, r->migration);
+	if ((flip || r->phase == PHASE_CUTOVER) && !w->marker.there && *r->migration)
+		w->marker = ours;
+	else if (r->phase == PHASE_CUTOVER && strcmp(w->marker.migration, ours.migration) == 0 && w->marker.epoch < ours.epoch)
+		w->marker = ours;
+	if (marker_is_over(r, &w->marker))
+		w->marker.there = false;
+	if (!flip || one_in(w, 3))
+		return; /* its answer is on its way */
+	w->marking = 0;
+	phases_marked(w->phases, flip, w->marker.there && marker_allows(r, &w->marker, why, sizeof why) ? ANSWER_OK : ANSWER_REFUSED, "it is not ours", now_ms(w));
+}
+
 void sim_control_step(struct world *w)
 {
+	marker_step(w);
 	if (w->looking) {
 		w->looking = false;
 		phases_looked(w->phases, now_ms(w));
@@ -286,7 +318,7 @@ void sim_control_step(struct world *w)
 
 bool sim_control_quiet(const struct world *w)
 {
-	return !w->ordered && !w->looking && !w->mirror_wanted && !phases_fencing(w->phases) && !w->fenced && !w->settling && !w->flipped && !phases_urgent(w->phases);
+	return !w->ordered && !w->looking && !w->marking && !w->mirror_wanted && !phases_fencing(w->phases) && !w->fenced && !w->settling && !w->flipped && !phases_urgent(w->phases);
 }
 
 /* --- the process --- */
@@ -347,6 +379,31 @@ static void restart(struct world *w, struct owed *owed)
 	}
 }
 
+/* The state directory goes with the process, and another process begins without one (race 15): what it does is what control_marker.c does, and the
+ * operator, if asked, knows which side has the newer data. While it is mixed nobody can say that in one word. */
+static void forget_disk(struct world *w)
+{
+	enum side truth = (enum side)w->disk->authority[w->slot[0]];
+	char why[320];
+
+	for (int tag = 1; tag < TAGS; tag++)
+		if (w->disk->authority[w->slot[tag]] != truth)
+			return;
+	if (w->disk->phase == PHASE_PROXY || !one_in(w, 2))
+		return;
+	trace(w, "the state directory is lost; the %s is the authority, the marker is %s", side_name(truth), w->marker.there ? "there" : "not there");
+	memset(w->disk, 0, sizeof *w->disk);
+	if (!marker_allows(NULL, &w->marker, why, sizeof why))
+		marker_assume(truth, &w->marker, w->disk);
+	else
+		w->disk->epoch = 1;
+	for (int tag = 0; tag < TAGS; tag++) /* checkpoints went, too; after the cutover everything counts as copied, and is compared */
+		w->backfill.unit[tag].state = w->disk->backfill_done ? UNIT_DONE : UNIT_TODO;
+	if (w->disk->authority[w->slot[0]] != truth)
+		sim_fail(w, "a state directory was lost, and the %s serves although the %s was the authority", side_name(SIDE_OTHER(truth)), side_name(truth));
+	w->unwatched = true;
+}
+
 /* kill -9: nothing leaves the process from here on; those who wait for it are told until none is left, then everything it knew is gone. */
 void sim_kill(struct world *w)
 {
@@ -354,6 +411,7 @@ void sim_kill(struct world *w)
 
 	trace(w, "killed");
 	read_journal(w, &owed); /* as it is at this very moment */
+	w->marking = 0;
 	w->dying = true;
 	w->kills++;
 	net_break_all(w);
@@ -377,6 +435,8 @@ void sim_kill(struct world *w)
 	w->kill_now = w->looking = w->mirror_wanted = w->mirror_pinged = w->fenced = w->settling = w->flipped = w->dying = false;
 	w->ordered = 0;
 	w->unwatched = !journal_suffices(&w->profile) && !fault("race-6-restart");
+	if (w->profile.forgets)
+		forget_disk(w);
 	restart(w, &owed);
 	sim_control_new(w);
 }

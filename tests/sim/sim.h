@@ -22,6 +22,7 @@
 #include "backfill/recipe.h"
 #include "proxy/engine.h"
 #include "proxy/journals.h"
+#include "proxy/marker.h"
 #include "proxy/phases.h"
 #include "proxy/txn.h"
 #include "proxy/watch.h"
@@ -203,7 +204,7 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, careless;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless;
 	unsigned steps;
 };
 
@@ -234,6 +235,8 @@ struct world {
 	/* control */
 	struct phases *phases;
 	struct state_record *disk;
+	struct marker marker;      /* on the target */
+	uint64_t marking;          /* the flip that waits for it; 0: none */
 	bool looking, mirror_wanted, mirror_pinged, kill_now;
 	unsigned pings_left, ordered;
 	bool fenced, fence_ok, settling, flipped;

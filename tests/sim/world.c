@@ -66,6 +66,15 @@ int tag_index(struct world *w, uint16_t slot)
 
 /* --- birth --- */
 
+/* 15: the state directory is lost with the process (race 15). */
+static void late_theme(struct profile *p)
+{
+	if (sim_theme != 15)
+		return;
+	p->forgets = p->kills = p->calm = true;
+	p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+}
+
 /* What chance alone brings together too seldom. */
 static void theme(struct world *w, struct profile *p)
 {
@@ -122,7 +131,7 @@ static void theme(struct world *w, struct profile *p)
 		p->alone = p->kills = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
 		break;
-	case 15: /* a backfill worker that reads whether there is a token or not (invariant 3) */
+	case 16: /* a backfill worker that reads whether there is a token or not (invariant 3) */
 		p->careless = p->slow = p->calm = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->few_dirty = p->small_inband = false;
 		break;
@@ -138,7 +147,7 @@ static void theme(struct world *w, struct profile *p)
 		p->alone = true;
 		break;
 	default:
-		break;
+		late_theme(p);
 	}
 }
 

@@ -112,11 +112,11 @@ static void fake_backfill(void *ctx, enum backfill_order what, const struct orde
 		f->facts.verifying = true;
 }
 
+static void fake_mark(void *ctx, uint64_t flip, const char *m, uint64_t e) { (void)m, (void)e, phases_marked(((struct fake *)ctx)->p, flip, ANSWER_OK, "", ((struct fake *)ctx)->now); }
 static void fake_walk(void *ctx) { ((struct fake *)ctx)->walks++; }
-
 static char *fake_verify_json(void *ctx) { (void)ctx; return strdup("{}"); }
 
-static const struct phase_io fake_io = { fake_facts, fake_look, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_settle, fake_flip,
+static const struct phase_io fake_io = { fake_facts, fake_look, fake_mark, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_settle, fake_flip,
 					 fake_unfence, fake_finish, fake_backfill, fake_verify_json };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)

@@ -52,7 +52,15 @@ static void io_settle(void *ctx, uint64_t flip) { (void)flip, ((struct fake *)ct
 static void io_flip(void *ctx, uint64_t flip) { (void)flip, ((struct fake *)ctx)->flips++; }
 static void io_unfence(void *ctx, uint64_t flip) { (void)flip, ((struct fake *)ctx)->unfences++; }
 
-static const struct phase_io io = { .facts = io_facts, .prepare = io_prepare, .write = io_write, .fence = io_fence, .settle = io_settle,
+static void io_mark(void *ctx, uint64_t flip, const char *migration, uint64_t epoch)
+{
+	struct fake *f = ctx;
+
+	(void)migration, (void)epoch;
+	phases_marked(f->p, flip, ANSWER_OK, "", f->now);
+}
+
+static const struct phase_io io = { .facts = io_facts, .mark = io_mark, .prepare = io_prepare, .write = io_write, .fence = io_fence, .settle = io_settle,
 				    .flip = io_flip, .unfence = io_unfence };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)

@@ -69,6 +69,7 @@ static struct state_record *sample(void)
 	r->epoch = 41;
 	r->authority[0] = r->authority[5] = r->authority[6] = r->authority[SLOTS - 1] = SIDE_TARGET;
 	state_random_id(r->migration);
+	state_random_id(r->given_up);
 	r->backfill_done = r->verify_clean = true;
 	r->verify_at_ms = 1234567890123;
 	r->verify_checked = UINT64_C(5000000000);

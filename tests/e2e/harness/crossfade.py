@@ -81,14 +81,15 @@ class Crossfade(Process):
     """A running proxy. source and target are a Standalone or Cluster, or None.
 
     More options by config={"name": value}; environment by env={}. workers is 2 unless given.
-    client_options are those of every Client that it makes; with {"tls": context} its port is the TLS port.
+    args are those of its command line, beside the configuration. client_options are those of every Client that it makes; with {"tls": context} its port is the TLS port.
     """
 
-    def __init__(self, source, target=None, config=None, env=None, start=True, port=None, client_options=None):
+    def __init__(self, source, target=None, config=None, env=None, start=True, port=None, client_options=None, args=()):
         super().__init__("crossfade")
         self._port = None if port else ports.reserve()
         self.port = port or int(self._port)
         self.env = dict(env or {})
+        self.args = list(args)
         self.client_options = dict(client_options or {})
         self.state_dir = os.path.join(self.dir, "state")
         self.socket = os.path.join(self.dir, "admin.sock")
@@ -117,7 +118,7 @@ class Crossfade(Process):
         for name, value in SANITIZERS.items():
             env.setdefault(name, value)
         env.update(self.env)
-        self.spawn([_need(crossfade_bin()), "-c", self.config_path], env=env)
+        self.spawn([_need(crossfade_bin()), "-c", self.config_path] + self.args, env=env)
 
     def start(self, timeout=30):
         self.spawn_daemon()

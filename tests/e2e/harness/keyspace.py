@@ -7,6 +7,8 @@ ids, entries, groups, consumers and pending entries.
 """
 from .resp import RespError
 
+OWN_KEYS = (b"crossfade:marker",)  # of the proxy: no part of the data
+
 READERS = {
     b"string": lambda k: ("GET", k),
     b"list": lambda k: ("LRANGE", k, 0, -1),
@@ -61,11 +63,15 @@ def scan(client, match=None, count=1000):
         extra = ["MATCH", match] if match is not None else []
         cursor, keys = client.call("SCAN", cursor, "COUNT", count, *extra)
         for key in keys:
-            if key not in seen:
+            if key not in seen and key not in OWN_KEYS:
                 seen.add(key)
                 yield key
         if cursor == b"0":
             return
+
+
+def dbsize_of_node(node):
+    return node.call("DBSIZE") - sum(len(node.call("KEYS", key)) for key in OWN_KEYS)
 
 
 def digest_of_node(client, match=None):

@@ -207,7 +207,7 @@ class Standalone(Node):
         return self.client.pipeline(commands, **kw)
 
     def dbsize(self):
-        return self.call("DBSIZE")
+        return keyspace.dbsize_of_node(self)
 
     def flushall(self):
         self.call("FLUSHALL")
@@ -376,7 +376,7 @@ class Cluster:
         return replies
 
     def dbsize(self):
-        return sum(n.call("DBSIZE") for n in self.primaries())
+        return sum(keyspace.dbsize_of_node(n) for n in self.primaries())
 
     def flushall(self):
         for node in self.primaries():
