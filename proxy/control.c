@@ -13,6 +13,7 @@
 
 #define SEEK_FIRST_S 10.0  /* a first start: without the source it ends */
 #define SEEK_AGAIN_S 2.0   /* with a record it serves what it can */
+#define SEEK_MARKER_S 5.0  /* …in all, where a target that is not known to be down has not told of its marker yet */
 #define TICK_S 0.1
 #define TICK_URGENT_S 0.005
 #define BACKLOG 4096
@@ -210,10 +211,15 @@ static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct control *c = w->data;
 
-	(void)loop;
 	(void)revents;
 	if (c->run != CONTROL_SEEKING)
 		return;
+	if (c->has_record && !c->marker.settled && !c->marker.waited) {
+		c->marker.waited = true;
+		ev_timer_set(w, SEEK_MARKER_S - SEEK_AGAIN_S, 0.);
+		ev_timer_start(loop, w);
+		return;
+	}
 	if (!c->has_record && !discovery_topology(c->discovery[SIDE_SOURCE])) {
 		seek_failed(c);
 	} else if (!control_marker_unknown(c)) {

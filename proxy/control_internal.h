@@ -64,6 +64,7 @@ struct control {
 	struct {
 		struct marker_io *io;    /* NULL: no target */
 		bool settled;            /* it does not stand in the way of serving */
+		bool waited;             /* a target that may yet answer was given more time */
 		bool known;              /* `seen` is what the target said when it was asked last; else `why` */
 		struct marker seen;
 		char why[320];

@@ -4,7 +4,7 @@
  *
  *   record   known: allowed          serve
  *            known: contradicted     end (65), or --assume-authority
- *            not known               serve by the record: a target that is away must not keep clients from a source in charge
+ *            not known in 5 s        serve by the record: a target that is away must not keep clients from a source in charge
  *   none     known: no marker        serve, phase proxy
  *            known: there            end (65), or --assume-authority
  *            not known               end (69), or --assume-authority source: the target might have the newer data
