@@ -66,13 +66,20 @@ int tag_index(struct world *w, uint16_t slot)
 
 /* --- birth --- */
 
-/* 15: the state directory is lost with the process (race 15). */
 static void late_theme(struct profile *p)
 {
-	if (sim_theme != 15)
-		return;
-	p->forgets = p->kills = p->calm = true;
-	p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+	switch (sim_theme) {
+	case 15: /* the state directory is lost with the process (race 15) */
+		p->forgets = p->kills = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
+	case 16: /* a backfill worker that reads whether there is a token or not (invariant 3) */
+		p->careless = p->slow = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->few_dirty = p->small_inband = false;
+		break;
+	default:
+		break;
+	}
 }
 
 /* What chance alone brings together too seldom. */
@@ -130,10 +137,6 @@ static void theme(struct world *w, struct profile *p)
 	case 11: /* FLUSHALL by clients, some killed in its middle (race 5) */
 		p->alone = p->kills = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->moves = p->marks = false;
-		break;
-	case 16: /* a backfill worker that reads whether there is a token or not (invariant 3) */
-		p->careless = p->slow = p->calm = true;
-		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->few_dirty = p->small_inband = false;
 		break;
 	case 14: /* keys that are written to just when they expire (race 1) */
 		p->expires = p->dance = true;
