@@ -156,6 +156,8 @@ class Two:
 
     def is_allowed(self, row, words, x, y):
         """A difference for a reason. What the call wrote is forgotten all the same."""
+        if row.name == "memory|usage" and (b"$-1\r\n" in (x, y) or b"_\r\n" in (x, y)):  # it counts a value that has ended, too, until somebody looks at it
+            return True
         if row.name.split("|")[0] in PROCESS or (row.far and (b"GT" in words or b"LT" in words)):  # …than an expiry of some milliseconds before
             return x[:1] == y[:1]
         if row.policy == "split" and x.startswith(b"-CROSSSLOT ") and y[:1] == b"-":  # of several slots, which the proxy would serve, and wrong, too
