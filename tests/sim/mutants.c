@@ -43,7 +43,7 @@ static const struct mutant {
 	{ "race-15-start", false, "a process without a record does not ask for the marker", 15 },
 	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 16 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
-	{ "replies-off", false, "the follower's replies are not compared", -1 },
+	{ "replies-off", false, "the follower's replies are not compared", 14 },
 	{ "fence-drain", false, "a flip waits for nothing that is under way", -1 },
 };
 
