@@ -100,7 +100,7 @@ void engine_release(struct engine *e, uint16_t slot);
 /* Before anything is submitted: what the last process owed the follower, as far as it is of this engine's slots. Nothing of it is read before engine_node_up:
  * commands of that process may still be on their way to a node until then (race 7). */
 void engine_recover(struct engine *e, const struct owed *owed);
-void engine_node_up(struct engine *e); /* a data connection is up, and watched if that is wanted */
+void engine_node_up(struct engine *e); /* a data connection is up, and watched if that is wanted; or slots are routed to another node */
 /* Notes what writes touch of this key from now on (changes.h); an empty key ends it. engine_changes asks for it. engine_read_followed sends read
  * commands about it on the data connection: what is told with their replies are the writes that the authority executed before them, and no others. */
 void engine_follow(struct engine *e, uint16_t db, struct slice key);

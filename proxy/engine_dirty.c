@@ -101,6 +101,11 @@ static void slot_mark(struct engine *e, uint16_t slot)
 	if (s->flags & SLOT_RESCANNING)
 		return; /* the marks tell at its end that it has to be walked again */
 	s->flags |= SLOT_RESCANNING;
+	if (!both_up(e, slot) && !fault("race-7-watch")) { /* what others write behind the walk, and before the watch is on, nobody would tell of */
+		e->unwatched += !(s->flags & SLOT_UNWATCHED);
+		s->flags |= SLOT_UNWATCHED;
+		return;
+	}
 	s->rescan_marks = s->marks;
 	s->await_replies = s->inflight;
 	s->await_acks = s->inflight || fault("race-2-early") ? 0 : s->unacked;

@@ -49,7 +49,7 @@ enum {
 	SLOT_RESCANNING = 8,
 	SLOT_WALK_DUE = 32, /* RESCANNING, but not asked for yet */
 	SLOT_FENCED = 16, /* changes its authority: reads wait, too */
-	SLOT_UNWATCHED = 64, /* RESCANNING since the start of the process: the walk begins when the nodes of both sides are up (race 7) */
+	SLOT_UNWATCHED = 64, /* RESCANNING, but the walk begins when the nodes of both sides are up (race 7) */
 };
 
 struct slot_state {

@@ -369,6 +369,7 @@ void worker_topology(struct worker *w, struct topology *t)
 	w->topology[side] = t;
 	pubsub_look(w->pubsub);
 	tracking_look(w);
+	engine_node_up(w->engine);
 	if (engine_is_mirroring(w->engine))
 		connect_all(w);
 }

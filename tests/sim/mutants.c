@@ -29,6 +29,7 @@ static const struct mutant {
 	{ "race-6-restart", true, "what nobody watched while no process ran is not compared", 8 },
 	{ "journal-off", false, "what is owed is not in the journal", 7 },
 	{ "race-7-zombie", true, "a connection is replaced before the server has ended the former", 9 },
+	{ "race-7-watch", false, "a dirty slot is walked before its nodes are watched", 8 },
 	{ "race-8-generation", false, "copies of an older topology are taken", 3 },
 	{ "race-9-ping", false, "a flip does not wait for a PING behind the last reply", 0 },
 	{ "race-9-line", false, "a flip does not wait for what was dirty at the proof", -1 },

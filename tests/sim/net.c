@@ -266,6 +266,7 @@ static void see(struct world *w, enum side side)
 		routed_slots(w, side, n, &slots);
 		engine_slots_dirty(w->engine, &slots, "a node failed over");
 	}
+	engine_node_up(w->engine);
 }
 
 /* Its mailbox brings the topology before whatever an owner asks for because of it; until then it reads tokens of today and nodes of yesterday (race 8). */
