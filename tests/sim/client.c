@@ -190,6 +190,13 @@ static void client_command(struct world *w, int key)
 	submit(w, write_command(w, k, key, second, third, false), key);
 }
 
+/* It ends in the middle of a request. What came of that is kept until it is whole, so nobody but client.c ever hears of it (race 10). */
+static void client_breaks_off(struct world *w, int key)
+{
+	if (fault("race-10-part"))
+		net_send_part(w, authority_of(w, tag_of(key)), tag_of(key));
+}
+
 /* Now and then several at once, about one slot: they meet in a cycle of the server. */
 void client_step(struct world *w)
 {
@@ -199,6 +206,8 @@ void client_step(struct world *w)
 		watcher_step(w);
 	if (one_in(w, 16))
 		client_block(w, key);
+	if (w->submitted % 128 == 77)
+		client_breaks_off(w, key);
 	client_command(w, key);
 	for (unsigned i = one_in(w, 4) ? 1 + (unsigned)rnd(w, 3) : 0; i > 0; i--)
 		client_command(w, first + (int)rnd(w, KEYS_PER_TAG));

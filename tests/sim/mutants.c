@@ -34,6 +34,7 @@ static const struct mutant {
 	{ "race-9-ping", false, "a flip does not wait for a PING behind the last reply", 0 },
 	{ "race-9-line", false, "a flip does not wait for what was dirty at the proof", -1 },
 	{ "race-9-unknown", false, "a record of unknown outcome is taken to have failed", -1 },
+	{ "race-10-part", true, "what has come of a request goes on before it is whole", -1 },
 	{ "race-11-inband", true, "a copy that lost its race is tried the same way for ever", -1 },
 	{ "race-12-late", false, "what was computed from a key that turns out to differ is not marked", 2 },
 	{ "race-12-inputs", false, "a store command over dirty inputs is mirrored as it is", -1 },

@@ -30,6 +30,14 @@ void net_send(struct world *w, enum side side, struct server *n, const char *p, 
 	queue_wire(w, n, p, len, replies, fn, arg);
 }
 
+void net_send_part(struct world *w, enum side side, int tag)
+{
+	struct cluster *c = &w->side[side];
+	struct conn *k = &c->node[c->worker.route[tag]].conn;
+
+	k->in_request = k->up;
+}
+
 static struct server *node_of(struct world *w, enum side side, uint16_t slot)
 {
 	int tag = tag_index(w, slot);
@@ -94,6 +102,7 @@ static struct lost detach(struct conn *k)
 {
 	struct lost l = { .nout = k->out_tail - k->out_head, .nin = waiting(k) };
 
+	k->in_request = false;
 	l.out = calloc(l.nout + 1, sizeof *l.out);
 	l.in = calloc(l.nin + 1, sizeof *l.in);
 	for (unsigned i = 0; i < l.nout; i++)

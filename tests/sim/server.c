@@ -263,7 +263,7 @@ static void connection_step(struct world *w, struct cluster *c, struct server *n
 {
 	struct conn *k = &n->conn;
 
-	if (!k->up || k->in_head == k->in_tail)
+	if (!k->up || k->in_head == k->in_tail || k->in_request)
 		return;
 	struct wire *x = &k->in[k->in_head % WIRE_MAX];
 	if (n->cut && !memmem(x->bytes, x->n, "PING", 4)) {

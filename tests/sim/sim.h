@@ -87,6 +87,7 @@ struct answer_out { /* what the server wrote and the proxy has not read yet */
 struct conn {
 	bool up;
 	bool missed;            /* pushes, while it was down */
+	bool in_request;        /* the last request on it lacks its end: what follows is taken for that (race 10) */
 	int64_t stalled_us;     /* nothing arrives before */
 	int64_t retry_us;
 	struct wire in[WIRE_MAX];
@@ -286,6 +287,7 @@ void conn_lose(struct world *w, enum side side, struct server *n);
 void reconnect_step(struct world *w, enum side side, struct server *n);
 void refresh_step(struct world *w, enum side side);
 void bulk_refresh(struct world *w, enum side side, uint64_t generation); /* the backfill worker knows at least this one */
+void net_send_part(struct world *w, enum side side, int tag); /* of a request */
 bool net_quiet(const struct world *w);
 void net_send(struct world *w, enum side side, struct server *n, const char *p, size_t len, unsigned replies, reply_fn *fn, void *arg);
 void net_receiver(enum side side, struct receiver *out);
