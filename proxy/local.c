@@ -467,6 +467,7 @@ static local_fn *const local_functions[] = {
 	[LOCAL_CLIENT_PAUSE] = local_client_pause,
 	[LOCAL_CLIENT_UNPAUSE] = local_client_unpause,
 	[LOCAL_WAIT] = local_wait,
+	[LOCAL_WAITAOF] = local_waitaof,
 	[LOCAL_SCRIPT_KILL] = local_script_kill,
 	[LOCAL_COMMAND] = local_command,
 	[LOCAL_COMMAND_COUNT] = local_command_count,

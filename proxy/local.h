@@ -47,7 +47,7 @@ local_fn local_info, local_client_info, local_client_list, local_client_kill;
 local_fn local_subscribe, local_psubscribe, local_ssubscribe, local_unsubscribe, local_punsubscribe, local_sunsubscribe;
 local_fn local_pubsub_channels, local_pubsub_numsub, local_pubsub_numpat, local_pubsub_shardchannels, local_pubsub_shardnumsub;
 local_fn local_acl_cat, local_acl_dryrun, local_acl_genpass, local_acl_getuser, local_acl_list, local_acl_log, local_acl_users, local_acl_whoami;
-local_fn local_wait;           /* waiting.c */
+local_fn local_wait, local_waitaof; /* waiting.c */
 local_fn local_script_kill;    /* kill.c */
 local_fn local_client_tracking, local_client_caching, local_client_getredir, local_client_trackinginfo; /* tracking_commands.c */
 local_fn local_client_pause, local_client_unpause; /* pause.c */

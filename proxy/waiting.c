@@ -1,6 +1,7 @@
-/* WAIT: how many replicas have what the client wrote. The command itself would stop everybody on a data connection, and elsewhere it knows nothing of our
- * writes; so the primaries are asked for their offsets (INFO replication, on the side connections of keywatch.c) until enough replicas are as far as the
- * primary was at the first answer, or the time is over. Of several primaries the one with the fewest counts: to which of them the client wrote is not kept. */
+/* WAIT and WAITAOF: how many replicas have what the client wrote, or who has it on disk. The commands themselves would stop everybody on a data connection, and
+ * elsewhere they know nothing of our writes. So for WAIT the primaries are asked for their offsets (INFO replication, on the side connections of keywatch.c)
+ * until enough replicas are as far as the primary was at the first answer, or the time is over; for WAITAOF they are asked behind a write of our own
+ * (waitaof.h). Of several primaries the one with the fewest counts: to which of them the client wrote is not kept. */
 #include <assert.h>
 #include <stdlib.h>
 #include <time.h>
@@ -8,6 +9,7 @@
 #include "proxy/blocking.h"
 #include "proxy/client.h"
 #include "proxy/local.h"
+#include "proxy/waitaof.h"
 #include "resp/digits.h"
 #include "resp/write.h"
 
@@ -20,6 +22,8 @@ struct primary {
 	bool known;        /* the target */
 	int64_t target;    /* its offset at the first answer */
 	int64_t replicas;  /* as far as that */
+	bool awaited;      /* WAITAOF's answer… */
+	struct waitaof_answer aof;
 };
 
 struct waiting { /* lives until its request is answered and no answer is on the way */
@@ -34,6 +38,8 @@ struct waiting { /* lives until its request is answered and no answer is on the 
 	unsigned asked;    /* answers to come */
 	unsigned n;
 	struct primary *primaries;
+	struct waitaof *aof; /* NULL: it is WAIT */
+	sds request, error;  /* WAITAOF's */
 };
 
 static void stop(struct waiting *x)
@@ -46,6 +52,8 @@ static void free_at_rest(struct waiting *x)
 {
 	if (x->req || x->asked)
 		return;
+	sdsfree(x->request);
+	sdsfree(x->error);
 	free(x->primaries);
 	free(x);
 }
@@ -60,14 +68,49 @@ static int64_t fewest(const struct waiting *x)
 	return min;
 }
 
+/* The primaries that did not answer yet are not waited for any more. */
+static void stop_asking(struct waiting *x)
+{
+	x->asked++; /* the answers that come of it are not the last */
+	for (unsigned i = 0; i < x->n; i++)
+		if (x->primaries[i].awaited)
+			waitaof_stop(x->aof, x->worker, x->primaries[i].node);
+	x->asked--;
+}
+
+static sds aof_answer(const struct waiting *x)
+{
+	int64_t local = x->n ? x->primaries[0].aof.local : 0, replicas = x->n ? x->primaries[0].aof.replicas : 0;
+
+	if (x->error)
+		return sdsdup(x->error);
+	for (unsigned i = 1; i < x->n; i++) {
+		const struct waitaof_answer *a = &x->primaries[i].aof;
+		local = a->local < local ? a->local : local;
+		replicas = a->replicas < replicas ? a->replicas : replicas;
+	}
+	return resp_cat_len(resp_cat_len(resp_cat_len(sdsempty(), '*', 2), ':', local), ':', replicas);
+}
+
+static sds answer(const struct waiting *x, enum unpark how)
+{
+	if (how == UNPARK_ERROR)
+		return sdsnew("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
+	return x->aof ? aof_answer(x) : resp_cat_len(sdsempty(), ':', fewest(x));
+}
+
 void waiting_end(struct waiting *x, enum unpark how)
 {
 	struct worker *w = x->worker;
 	struct req *r = x->req;
-	sds s = how == UNPARK_ERROR ? sdsnew("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n") : resp_cat_len(sdsempty(), ':', fewest(x));
+	sds s = answer(x, how);
 
 	assert(r);
 	stop(x);
+	if (x->aof) {
+		stop_asking(x);
+		waitaof_give_back(x->aof);
+	}
 	x->req = NULL;
 	r->waiting = NULL;
 	if (how == UNPARK_GONE) {
@@ -136,13 +179,32 @@ static void on_info(void *arg, const struct reply *r)
 	}
 }
 
+static void on_aof(void *arg, const struct reply *r)
+{
+	struct primary *p = arg;
+	struct waiting *x = p->waiting;
+	sds error = waitaof_read(r, x->once, &p->aof);
+
+	p->awaited = false;
+	if (x->error)
+		sdsfree(error);
+	else
+		x->error = error;
+	if (--x->asked == 0)
+		waiting_end(x, UNPARK_NULL);
+}
+
 static void ask(struct waiting *x)
 {
 	x->asked = x->n;
-	for (unsigned i = 0; i < x->n; i++)
+	for (unsigned i = 0; i < x->n && !x->aof; i++)
 		keywatch_info(x->worker, x->primaries[i].node, on_info, &x->primaries[i]);
+	for (unsigned i = 0; i < x->n && x->aof; i++) {
+		struct primary *p = &x->primaries[i];
+		p->awaited = true;
+		waitaof_ask(x->aof, x->worker, p->node, x->request, x->once, &p->aof, on_aof, p);
+	}
 }
-
 
 static void on_limit(struct ev_loop *loop, ev_timer *t, int revents)
 {
@@ -173,10 +235,17 @@ static void find_primaries(struct waiting *x)
 static void on_round(struct ev_loop *loop, ev_timer *t, int revents)
 {
 	struct waiting *x = t->data;
+	bool others = x->epoch != atomic_load(&x->worker->fleet->epoch);
 
 	(void)loop;
 	(void)revents;
-	if (x->epoch != atomic_load(&x->worker->fleet->epoch))
+	if (x->aof) {
+		ev_timer_again(x->worker->loop, &x->round);
+		if (!others)
+			return;
+		stop_asking(x);
+	}
+	if (others)
 		find_primaries(x);
 	if (x->n)
 		ask(x);
@@ -195,11 +264,50 @@ void waiting_begin(struct waiting *x)
 		waiting_end(x, UNPARK_NULL);
 		return;
 	}
+	if (x->aof && !x->once) {
+		x->round.repeat = PAUSE_LAST_S;
+		ev_timer_again(x->worker->loop, &x->round);
+	}
 	if (x->timeout_ms) {
 		ev_timer_set(&x->limit, (double)x->timeout_ms / 1e3, 0.);
 		ev_timer_start(x->worker->loop, &x->limit);
 	}
 	ask(x);
+}
+
+static struct waiting *waiting_new(struct worker *w)
+{
+	struct waiting *x = calloc(1, sizeof *x);
+
+	if (!x)
+		abort();
+	*x = (struct waiting){ .worker = w, .req = req_new(w), .pause_s = PAUSE_FIRST_S };
+	ev_init(&x->round, on_round);
+	ev_init(&x->limit, on_limit);
+	x->round.data = x->limit.data = x;
+	x->req->waiting = x;
+	return x;
+}
+
+static void wait_in_line(struct waiting *x, struct client *c)
+{
+	client_await(c, x->req);
+	x->once = x->req->exec != NULL;
+	if (!x->once)
+		c->parked = x->req;
+	if (x->once || c->head == x->req)
+		waiting_begin(x);
+}
+
+/* The server judges the numbers. */
+void local_waitaof(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
+{
+	struct waiting *x = waiting_new(w);
+
+	(void)cmd;
+	x->aof = waitaof_take(w);
+	x->request = resp_cat_request(sdsempty(), (int)argc, w->argv);
+	wait_in_line(x, c);
 }
 
 void local_wait(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
@@ -219,18 +327,8 @@ void local_wait(struct worker *w, struct client *c, const struct command *cmd, u
 		client_error(w, c, "%s", error);
 		return;
 	}
-	struct waiting *x = calloc(1, sizeof *x);
-	if (!x)
-		abort();
-	*x = (struct waiting){ .worker = w, .req = req_new(w), .wanted = wanted, .timeout_ms = ms, .pause_s = PAUSE_FIRST_S };
-	ev_init(&x->round, on_round);
-	ev_init(&x->limit, on_limit);
-	x->round.data = x->limit.data = x;
-	x->req->waiting = x;
-	client_await(c, x->req);
-	x->once = x->req->exec != NULL;
-	if (!x->once)
-		c->parked = x->req;
-	if (x->once || c->head == x->req)
-		waiting_begin(x);
+	struct waiting *x = waiting_new(w);
+	x->wanted = wanted;
+	x->timeout_ms = ms;
+	wait_in_line(x, c);
 }

@@ -14,6 +14,7 @@
 #include "proxy/monitor.h"
 #include "proxy/pause.h"
 #include "proxy/tracking.h"
+#include "proxy/waitaof.h"
 #include "resp/parse.h"
 #include "resp/write.h"
 
@@ -647,6 +648,7 @@ void *worker_main(void *arg)
 	block_unref(w->read_block);
 	w->read_block = NULL;
 	keywatch_free(w);
+	waitaof_free_all(w);
 	killers_free(w);
 	tracking_free(w);
 	pubsub_close(w->pubsub);

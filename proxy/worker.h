@@ -53,6 +53,7 @@ struct worker {
 	struct alone *alone;         /* the conductor's: commands that run alone, the first is under way (alone.c) */
 	struct alone_part *alone_part; /* of the one under way; NULL: none */
 	bool finished;               /* the follower's side is not spoken to any more */
+	struct waitaof *waitaof;     /* those that were ever taken */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
 	struct killers *killers;     /* likewise, kill.c's */
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */

@@ -370,3 +370,77 @@ def test_wait_for_replicas(servers):
         proxy.ctl("verify")
         proxy.ctl("rollback", "--yes", "--wait", 30)
         assert client.call("WAIT", 1, 30) == 0
+
+
+# ---- WAITAOF
+
+@pytest.fixture
+def aof(alone):
+    """Its server has an append-only file, which is written to disk at once, or when the test says so."""
+    def fsync(how):
+        alone.server.call("CONFIG", "SET", "appendfsync", how)
+
+    alone.server.flushall()
+    alone.server.call("CONFIG", "SET", "appendonly", "yes")
+    fsync("always")
+    wait_until("the file is there", lambda: b"aof_rewrite_in_progress:0" in alone.server.call("INFO", "persistence"), 20)
+    yield fsync
+    fsync("everysec")
+    alone.server.call("CONFIG", "SET", "appendonly", "no")
+
+
+BAD_WAITAOF = [("WAITAOF", 1, 0, 0), ("WAITAOF", 2, 0, 0), ("WAITAOF", "x", 0, 0), ("WAITAOF", 0, "x", 0), ("WAITAOF", 0, -1, 0), ("WAITAOF", 0, 0, "x"), ("WAITAOF", 0, 0, -1),
+               ("WAITAOF", 0, 0)]
+
+
+def test_waitaof_without_a_file(alone):
+    seen = []
+    for _, peer in alone.both():
+        with peer.connect() as client:
+            client.call("SET", "k", "v")
+            seen.append([client.raw(*call) for call in BAD_WAITAOF + [("WAITAOF", 0, 1, 20)]])
+            client.call("MULTI")
+            for call in BAD_WAITAOF[:-1] + [("WAITAOF", 0, 0, 0)]:
+                client.call(*call)
+            seen[-1].append(client.raw("EXEC"))
+    assert seen[0] == seen[1]
+
+
+def test_waitaof(alone, aof):
+    proxy = alone.proxy
+    with proxy.connect() as client, proxy.connect() as other, proxy.connect() as third:
+        assert client.pipeline([("SET", "k", "v"), ("WAITAOF", 1, 0, 0), ("GET", "k")]) == [b"OK", [1, 0], b"v"]
+        assert client.pipeline([("MULTI",), ("SET", "k", "w"), ("WAITAOF", 1, 0, 0), ("EXEC",)])[-1] in ([b"OK", [0, 0]], [b"OK", [1, 0]])
+        aof("no")
+        assert client.pipeline([("SET", "k", "x"), ("WAITAOF", 1, 0, 30), ("GET", "k")]) == [b"OK", [0, 0], b"x"]
+        number = client.call("CLIENT", "ID")
+        client.send("WAITAOF", 1, 0, 0)
+        client.send("PING")
+        wait_until("it waits", lambda: other.call("CLIENT", "UNBLOCK", number, "ERROR") == 1, 20, 0.01)
+        assert client.read().code == "UNBLOCKED" and client.read() == b"PONG"
+        client.send("WAITAOF", 1, 0, 0)
+        third.send("WAITAOF", 1, 1, 0)
+        aof("everysec")
+        other.call("SET", "k", "y")
+        assert client.read(20) == [1, 0]
+    assert sorted(alone.server.call("KEYS", "*")) == [b"k"]  # and of the third client, who is gone, nothing is left
+    wait_until("nobody is blocked at the server", lambda: blocked(alone.server) == 0, 20)
+
+
+def test_waitaof_over_a_flip(servers):
+    """It waits at a source that writes nothing to disk, and has its answer from the target."""
+    source, target = servers.standalone("redis-8.0"), servers.standalone("valkey-9.1")
+    for side, how in ((source, "no"), (target, "always")):
+        side.call("CONFIG", "SET", "appendonly", "yes")
+        side.call("CONFIG", "SET", "appendfsync", how)
+    proxy = servers.crossfade(source, target, config={"cutover-max-pause": 20000})
+    with proxy.connect() as client, proxy.connect() as waiting:
+        proxy.ctl("start")
+        proxy.wait("synced")
+        client.call("SET", "k", "v")
+        waiting.send("WAITAOF", 1, 0, 0)
+        wait_until("it waits", lambda: b" flags=b " in client.call("CLIENT", "LIST"))
+        assert proxy.ctl("verify").rc == 0
+        proxy.ctl("cutover", "--yes", "--wait", 30)
+        assert waiting.read(20) == [1, 0]
+        assert proxy.ctl("verify").rc == 0

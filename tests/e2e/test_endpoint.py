@@ -443,7 +443,7 @@ def test_reader_that_never_reads_is_cut_off(redis, servers):
 
 REFUSED = [
     ("CLUSTER", "SETSLOT", 1, "STABLE"), ("DEBUG", "SLEEP", 0), ("SHUTDOWN",), ("SYNC",), ("PSYNC", "?", -1), ("REPLICAOF", "NO", "ONE"), ("REPLCONF", "x", "y"), ("MIGRATE", "h", 1, "k", 0, 1), ("SAVE",), ("BGSAVE",),
-    ("WAITAOF", 0, 0, 0), ("ACL", "SETUSER", "x"), 
+    ("ACL", "SETUSER", "x"),
     ("RESTORE-ASKING", "k", 0, "x"), ("FAILOVER",), ("SLAVEOF", "NO", "ONE"), ("PFSELFTEST",),
 ]
 
