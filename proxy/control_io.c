@@ -32,6 +32,7 @@ void control_sums(const struct control *c, struct fleet_sums *sums)
 		sums->dirty_age_us = age > sums->dirty_age_us ? age : sums->dirty_age_us;
 		sums->lag_us = lag > sums->lag_us ? lag : sums->lag_us;
 	}
+	sums->dirty_slots += c->fleet ? fleet_marking(c->fleet) : 0;
 }
 
 static void backfill_facts(const struct control *c, struct phase_facts *f)

@@ -252,6 +252,7 @@ static void do_slots_dirty(void *arg)
 	struct order *o = arg;
 
 	engine_slots_dirty(o->w->engine, o->on ? NULL : &o->slots, "a node failed over or restarted");
+	atomic_fetch_sub(&o->w->fleet->marking, 1);
 }
 
 void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots)
@@ -260,7 +261,13 @@ void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots)
 
 	if (slots)
 		o.slots = *slots;
+	atomic_fetch_add(&f->marking, f->nworkers);
 	to_all(f, do_slots_dirty, &o);
+}
+
+unsigned fleet_marking(const struct fleet *f)
+{
+	return atomic_load(&f->marking);
 }
 
 static void do_finish(void *arg)

@@ -100,6 +100,7 @@ void fleet_flip(struct fleet *f, uint64_t flip);
 void fleet_unfence(struct fleet *f, uint64_t flip);
 /* These slots may differ (a node failed over): versions move, they are compared again. NULL: all. */
 void fleet_slots_dirty(struct fleet *f, const struct slot_set *slots);
+unsigned fleet_marking(const struct fleet *f); /* workers that have not done that yet */
 void fleet_walk(struct fleet *f);                         /* every slot is dirty: control_walking() from each worker when its are */
 void fleet_finish(struct fleet *f, enum side authority); /* no follower any more: mirroring off, its connections closed */
 void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, mirror it: control_drained() from each worker */

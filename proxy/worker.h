@@ -123,6 +123,7 @@ struct fleet {
 	struct worker_stats *stats;
 	uint8_t owner[SLOTS];        /* worker of each slot: the one place that knows */
 	_Atomic unsigned unready;    /* workers that have not taken yet what they need before any of them listens */
+	_Atomic unsigned marking;    /* workers that have yet to mark slots dirty that control knows of */
 	_Atomic int maxclients;
 	_Atomic uint64_t nclients, next_client_id;
 	_Atomic int64_t script_us;   /* engine_strays.c */
