@@ -290,6 +290,8 @@ void backfill_changed(struct backfill *b, uint16_t slot, sds elements, unsigned 
 		return;
 	}
 	if (!known || !l->job || !large_changed(l->job, elements)) {
+		if (!l->job)
+			sdsfree(elements);
 		sdsfree(replies);
 		changes_lost(l);
 		return;

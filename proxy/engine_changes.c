@@ -39,6 +39,10 @@ static void tell(struct engine *e, uint16_t slot, bool read_failed, sds replies)
 	sds elements = NULL;
 	bool known = changes_take(&e->changes, &elements, &writes) && !read_failed;
 
+	if (!known) {
+		sdsfree(elements);
+		elements = NULL;
+	}
 	e->io.changed(e->io.ctx, slot, elements, writes, known, replies);
 }
 
