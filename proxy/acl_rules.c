@@ -166,7 +166,6 @@ static const char *first_arg_rule(struct acl_selector *sel, const struct command
 	return NULL;
 }
 
-/* cmd, cmd|sub, @category, @all */
 /* What would be lost where a line is read again: between words, and at a line's end. */
 static bool has_blank(struct slice s)
 {
@@ -176,6 +175,7 @@ static bool has_blank(struct slice s)
 	return false;
 }
 
+/* cmd, cmd|sub, @category, @all */
 static const char *command_rule(struct acl_selector *sel, struct slice what, bool allow)
 {
 	if (slice_is(what, "@all")) {

@@ -30,7 +30,6 @@ struct arguments {
 
 #define KEY_ASSUME 256
 
-
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "the configuration (docs/configuration.md)", 0 },
 	{ "check-config", 'k', NULL, 0, "only check the configuration", 0 },
@@ -73,7 +72,7 @@ static const struct argp argp = {
 	options, parse_option, NULL,
 	"Crossfade: one endpoint in front of Redis and Valkey, and a migration between them that clients do not notice.\v"
 	"It runs in the foreground. HUP reads the configuration again, USR1 reopens the log, TERM ends it in order, a second TERM at once. "
-	"Exit codes: 0 ended in order, 64 usage, 65 phase record unusable or lost, 69 source unreachable, 71 cannot listen, 73 state directory locked or "
+	"Exit codes: 0 ended in order, 64 usage, 65 phase record unusable or lost, 69 source, or at the first start target, unreachable, 71 cannot listen, 73 state directory locked or "
 	"unwritable, 78 configuration.",
 	NULL, NULL, NULL
 };

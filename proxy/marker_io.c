@@ -114,23 +114,25 @@ static bool failed(struct request *r, struct slice reply, const char *why, struc
 	return true;
 }
 
-static void parse(const struct resp_item *item, struct marker *m)
+/* What was there. False: not known, and answered so. */
+static bool was_there(struct request *r, struct slice reply, const char *why, struct marker *m)
 {
+	struct resp_item item;
+
+	if (failed(r, reply, why, &item))
+		return false;
 	*m = (struct marker){ 0 };
-	if (item->type == '$')
-		marker_parse(item->text, m);
+	if (item.type == '$')
+		marker_parse(item.text, m);
+	return true;
 }
 
 static void on_look(void *arg, struct slice reply, const char *why)
 {
-	struct request *r = arg;
-	struct resp_item item;
 	struct marker m;
 
-	if (failed(r, reply, why, &item))
-		return;
-	parse(&item, &m);
-	answer(r, &m, "");
+	if (was_there(arg, reply, why, &m))
+		answer(arg, &m, "");
 }
 
 static void on_written(void *arg, struct slice reply, const char *why)
@@ -146,12 +148,10 @@ static void on_written(void *arg, struct slice reply, const char *why)
 static void on_put(void *arg, struct slice reply, const char *why)
 {
 	struct request *r = arg;
-	struct resp_item item;
 	struct marker m;
 
-	if (failed(r, reply, why, &item))
+	if (!was_there(r, reply, why, &m))
 		return;
-	parse(&item, &m);
 	if (!m.there) {
 		m = r->want;
 		answer(r, &m, "");

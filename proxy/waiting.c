@@ -21,7 +21,7 @@ struct primary {
 	uint16_t node;     /* in worker->upstreams */
 	bool known;        /* the target */
 	int64_t target;    /* its offset at the first answer */
-	int64_t replicas;  /* as far as that */
+	int64_t replicas;  /* as far as that; of WAITAOF's answer */
 	bool awaited;      /* WAITAOF's answer… */
 	struct waitaof_answer aof;
 };
@@ -80,16 +80,14 @@ static void stop_asking(struct waiting *x)
 
 static sds aof_answer(const struct waiting *x)
 {
-	int64_t local = x->n ? x->primaries[0].aof.local : 0, replicas = x->n ? x->primaries[0].aof.replicas : 0;
+	int64_t local = x->n ? x->primaries[0].aof.local : 0;
 
 	if (x->error)
 		return sdsdup(x->error);
-	for (unsigned i = 1; i < x->n; i++) {
-		const struct waitaof_answer *a = &x->primaries[i].aof;
-		local = a->local < local ? a->local : local;
-		replicas = a->replicas < replicas ? a->replicas : replicas;
-	}
-	return resp_cat_len(resp_cat_len(resp_cat_len(sdsempty(), '*', 2), ':', local), ':', replicas);
+	for (unsigned i = 1; i < x->n; i++)
+		if (x->primaries[i].aof.local < local)
+			local = x->primaries[i].aof.local;
+	return resp_cat_len(resp_cat_len(resp_cat_len(sdsempty(), '*', 2), ':', local), ':', fewest(x));
 }
 
 static sds answer(const struct waiting *x, enum unpark how)
@@ -186,6 +184,7 @@ static void on_aof(void *arg, const struct reply *r)
 	sds error = waitaof_read(r, x->once, &p->aof);
 
 	p->awaited = false;
+	p->replicas = p->aof.replicas;
 	if (x->error)
 		sdsfree(error);
 	else
@@ -197,12 +196,13 @@ static void on_aof(void *arg, const struct reply *r)
 static void ask(struct waiting *x)
 {
 	x->asked = x->n;
-	for (unsigned i = 0; i < x->n && !x->aof; i++)
-		keywatch_info(x->worker, x->primaries[i].node, on_info, &x->primaries[i]);
-	for (unsigned i = 0; i < x->n && x->aof; i++) {
+	for (unsigned i = 0; i < x->n; i++) {
 		struct primary *p = &x->primaries[i];
-		p->awaited = true;
-		waitaof_ask(x->aof, x->worker, p->node, x->request, x->once, &p->aof, on_aof, p);
+		p->awaited = x->aof != NULL;
+		if (x->aof)
+			waitaof_ask(x->aof, x->worker, p->node, x->request, x->once, &p->aof, on_aof, p);
+		else
+			keywatch_info(x->worker, p->node, on_info, p);
 	}
 }
 

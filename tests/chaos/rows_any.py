@@ -2,10 +2,12 @@
 import contextlib
 import time
 
+from harness.process import frozen
+
 from .clients import Load
 from .row import Row
 from .rows_cluster import Mover, promote, replica_of
-from .rows_proxy import asks, hung
+from .rows_proxy import asks
 from .world import Broken
 
 KEYS = 1200
@@ -48,7 +50,7 @@ class Walk:
         nodes = nodes if self.rng.random() < 0.3 else [self.rng.choice(nodes)]
         seconds = self.rng.random() * 2
         self.say("%d nodes of the %s hang for %.2f s", len(nodes), self.name(side), seconds)
-        with hung(nodes):
+        with frozen(nodes):
             time.sleep(seconds)
             if self.rng.random() < 0.3:
                 self.say("proxy killed meanwhile")

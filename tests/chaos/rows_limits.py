@@ -11,12 +11,11 @@ import time
 
 from harness import Client, RespError
 from harness.certs import Certs
-from harness.process import ROOT, wait_until
+from harness.process import ROOT, frozen, wait_until
 from harness.resp import ProtocolError, encode
 
 from .clients import Load
 from .row import Row
-from .rows_proxy import hung
 from .world import Broken, open_files, require, rss_mb
 
 EXPIRING, QUICK_EXPIRING = 2500, 600  # keys a unit
@@ -105,7 +104,7 @@ def deaf(ctx):
         load.more(100)
         before = peak = rss_mb(proxy)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(hung(world.target.primaries()))
+            stack.enter_context(frozen(world.target.primaries()))
             for _ in range(clients):
                 stack.enter_context(contextlib.closing(ask_and_sleep(proxy, rng.randrange(5, 40))))
                 load.more(2)  # at a pace that the servers bear

@@ -3,6 +3,8 @@ import contextlib
 import threading
 import time
 
+from harness.process import frozen
+
 from .clients import Load
 from .row import Row
 from .world import Broken, require
@@ -11,18 +13,6 @@ PHASES = ("proxy", "backfill", "backfill", "synced", "synced", "cutover", "cutov
 # Crash points of flip.c and state.c, in the order in which a flip passes them, and who is the authority after each: "old" or "new".
 STEPS = (("flip-fencing", "old"), ("flip-settling", "old"), ("flip-before-record", "old"), ("record-before-rename", "old"), ("record-after-rename", "new"),
          ("flip-after-record", "new"), ("flip-releasing", "new"), ("flip-done", "new"))
-
-
-@contextlib.contextmanager
-def hung(nodes):
-    for node in nodes:
-        node.freeze()
-    try:
-        yield
-    finally:
-        for node in nodes:
-            if node.running():
-                node.thaw()
 
 
 def asks(proxy, *args):
@@ -60,7 +50,7 @@ def kill_and_recover(ctx, load, phase):
     world, proxy, rng = ctx.world, ctx.world.proxy, ctx.rng
     with contextlib.ExitStack() as stack:
         if phase in ("synced", "cutover") and rng.random() < 0.7:
-            stack.enter_context(hung(world.sides[1].primaries()))
+            stack.enter_context(frozen(world.sides[1].primaries()))
             load.more(40)
         time.sleep(rng.random() * 0.15)
         proxy.kill()

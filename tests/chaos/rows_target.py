@@ -1,11 +1,10 @@
 """The follower is gone or hangs; slots flip there and back; a rollback after writes on the target."""
 import time
 
-from harness.process import wait_until
+from harness.process import frozen, wait_until
 
 from .clients import Load
 from .row import Row
-from .rows_proxy import hung
 from .world import Broken, rss_mb
 
 GONE_S, GONE_QUICK_S = 60, 4
@@ -36,7 +35,7 @@ def gone(ctx):
             for node in nodes:
                 node.wait_ready()
         else:
-            with hung(nodes):
+            with frozen(nodes):
                 while time.monotonic() < until:
                     load.more(20)
                     peak = max(peak, rss_mb(proxy))

@@ -73,6 +73,14 @@ def crossfade(_factory):
     return _factory.crossfade
 
 
+@pytest.fixture
+def pair(sides):
+    """The file's two sides, empty."""
+    for side in sides:
+        side.flushall()
+    return sides
+
+
 @pytest.fixture(scope="module")
 def alone(servers):
     """A kind of server, and a proxy of three workers in front of it without a target; each kind once a file."""

@@ -18,13 +18,6 @@ def sides(servers):
     return servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 @pytest.fixture(scope="module")
 def lone_sides(servers):
     return servers.standalone("redis-8.0"), servers.standalone("valkey-9.1")

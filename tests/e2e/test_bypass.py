@@ -27,13 +27,6 @@ def sides(request, servers):
     return [getattr(servers, request.param)(kind) for kind in PAIRS[request.param]]
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def begin(crossfade, source, target, phase):
     proxy = crossfade(source, target, config={"backfill-keys-per-s": 400, "backfill-adaptive": False})
     if phase == "synced":

@@ -16,13 +16,6 @@ def sides(request, servers):
     return source, servers.cluster("valkey-9.1", conf={"cluster-databases": 16})
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def differences(source, target):
     return ["db %d: %s" % (db, line) for db in range(16) for line in diff(source.digest(db=db), target.digest(db=db))]
 

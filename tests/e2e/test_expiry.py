@@ -19,13 +19,6 @@ def sides(request, servers):
     return [getattr(servers, request.param)(kind) for kind in SHAPES[request.param]]
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 # How a key is born, and writes that do not take its expiry away.
 KINDS = {
     "incr": (("SET", "5"), [("INCR",), ("INCRBY", 3), ("DECR",), ("INCRBYFLOAT", "0.5"), ("SET", "7", "KEEPTTL", "XX"), ("SETRANGE", 1, "4")]),

@@ -11,13 +11,6 @@ def sides(servers):
     return servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def synced(source, target, crossfade, keys=300, **options):
     """A migration that is complete and verified."""
     fill(source, keys)

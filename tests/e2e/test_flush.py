@@ -22,13 +22,6 @@ def sides(request, servers):
     return servers.standalone("redis-8.0"), servers.standalone("valkey-8.1")
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 class Writers:
     """Counters and lists that build on what is there, and somebody who flushes."""
 

@@ -1,5 +1,4 @@
 """What the mirror owed survives kill -9: without anyone's help both sides are equal again, and no acknowledged write is lost."""
-import contextlib
 import os
 import threading
 
@@ -7,7 +6,7 @@ import pytest
 from compare import compare
 from harness import Client, RespError
 from harness.crossfade import built_with_faults
-from harness.process import wait_until
+from harness.process import frozen, wait_until
 from harness.resp import ProtocolError
 
 CLIENTS = 4
@@ -128,18 +127,6 @@ def test_killed_in_every_phase(empty, crossfade, bypassing):
     assert proxy.status()["authority"] == "target"
 
 
-@contextlib.contextmanager
-def frozen(side):
-    nodes = side.primaries()
-    for node in nodes:
-        node.freeze()
-    try:
-        yield
-    finally:
-        for node in nodes:
-            node.thaw()
-
-
 def test_without_the_journal_it_shows(empty, crossfade):
     """The mutant: effects that were under way are forgotten with the process."""
     if not built_with_faults():
@@ -148,7 +135,7 @@ def test_without_the_journal_it_shows(empty, crossfade):
     proxy = crossfade(source, target, config={"bypassing-writers": False, "mirror-tracking": False}, env={"CROSSFADE_FAULT": "journal-off"})
     proxy.ctl("start")
     proxy.wait("synced")
-    with frozen(target), Acked(proxy) as load:
+    with frozen(target.primaries()), Acked(proxy) as load:
         load.more()
         proxy.kill()
     proxy.start()
@@ -163,7 +150,7 @@ def test_what_was_owed_while_the_follower_hung(empty, crossfade):
     proxy.ctl("start")
     proxy.wait("synced")
     with Acked(proxy) as load:
-        with frozen(target):
+        with frozen(target.primaries()):
             load.more()
             proxy.kill()
         proxy.start()

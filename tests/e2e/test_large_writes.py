@@ -21,13 +21,6 @@ def sides(servers):
     return servers.standalone("redis-7.0"), servers.standalone("valkey-9.1")
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def in_batches(store, head, words, step):
     store.pipeline([tuple(head) + tuple(words[at:at + step]) for at in range(0, len(words), step)])
 

@@ -17,13 +17,6 @@ def sides(servers):
 
 
 @pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
-@pytest.fixture
 def stopped(_factory):
     def make(*args, **options):
         return _factory._keep(Crossfade(*args, start=False, **options))

@@ -9,19 +9,6 @@ from load import fill
 
 
 @pytest.fixture(scope="module")
-def alone(servers):
-    """A standalone server of either kind and a proxy in front."""
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            server = servers.standalone(kind)
-            made[kind] = server, servers.crossfade(server)
-        return made[kind]
-    return get
-
-
-@pytest.fixture(scope="module")
 def clusters(servers):
     """Source, target, and a synced and verified migration between them."""
     source, target = servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")

@@ -11,13 +11,6 @@ def sides(servers):
     return servers.standalone("redis-8.0"), servers.standalone("valkey-8.1")
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def vadd(to, key, element="e"):
     return to.call("VADD", key, "VALUES", 2, "1.0", "2.0", element)
 

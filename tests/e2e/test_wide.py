@@ -14,13 +14,6 @@ def sides(servers):
     return servers.standalone("redis-7.0"), servers.cluster("valkey-9.1", shards=2)
 
 
-@pytest.fixture
-def pair(sides):
-    for side in sides:
-        side.flushall()
-    return sides
-
-
 def begin(crossfade, pair):
     proxy = crossfade(*pair)
     proxy.ctl("start")

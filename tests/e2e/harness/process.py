@@ -1,6 +1,7 @@
 """Child processes that cannot outlive us, with a log file and a temporary folder."""
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
@@ -29,6 +30,19 @@ def wait_until(what, condition, timeout=10.0, interval=0.01):
         if time.monotonic() >= deadline:
             raise TimeoutError("not within %g s: %s" % (timeout, what))
         time.sleep(interval)
+
+
+@contextlib.contextmanager
+def frozen(nodes):
+    """They hang until the end of the block; one that was killed meanwhile stays so."""
+    for node in nodes:
+        node.freeze()
+    try:
+        yield
+    finally:
+        for node in nodes:
+            if node.running():
+                node.thaw()
 
 
 class Process:
