@@ -171,6 +171,8 @@ int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc)
 		return slot_of(w->argv[first]);
 	if (!cmd->nspecs)
 		return SLOTS;
+	if (command_is_unrouted(cmd, argc, w->argv))
+		return -2;
 	while ((n = command_keys(cmd, argc, w->argv, w->keys, (int)w->keys_cap)) > (int)w->keys_cap) {
 		w->keys_cap = (size_t)n;
 		w->keys = realloc(w->keys, w->keys_cap * sizeof *w->keys);

@@ -303,7 +303,7 @@ typedef bool keys_function(const struct command *c, int64_t argc, const struct s
 static keys_function *const keys_functions[] = {
 	[KEYS_SPECS] = keys_of_specs,         [KEYS_SCRIPT] = keys_of_script,       [KEYS_SET] = keys_of_set,
 	[KEYS_BITFIELD] = keys_of_bitfield,   [KEYS_SORT] = keys_of_sort,           [KEYS_GEORADIUS] = keys_of_georadius,
-	[KEYS_MIGRATE] = keys_of_migrate,     [KEYS_PFMERGE] = keys_of_pfmerge,
+	[KEYS_MIGRATE] = keys_of_migrate,     [KEYS_PFMERGE] = keys_of_pfmerge,     [KEYS_STREAMS] = keys_of_specs,
 	[KEYS_COPY] = keys_of_specs,          [KEYS_MOVE] = keys_of_specs,
 };
 
@@ -315,6 +315,25 @@ int command_keys(const struct command *c, uint32_t argc, const struct slice *arg
 	if (argc > INT32_MAX) /* the number of keys must fit an int */
 		return -1;
 	return keys_functions[c->keys](c, argc, argv, &out) ? out.n : -1;
+}
+
+bool command_is_unrouted(const struct command *c, uint32_t argc, const struct slice *argv)
+{
+	uint32_t i = 1;
+
+	if (c->keys != KEYS_STREAMS)
+		return false;
+	while (i < argc && !slice_is(argv[i], "streams")) {
+		if (slice_is(argv[i], "block") || slice_is(argv[i], "count"))
+			i += 2;
+		else if (slice_is(argv[i], "group"))
+			i += 3;
+		else if (slice_is(argv[i], "noack"))
+			i++;
+		else
+			return true;
+	}
+	return i + 1 >= argc || (argc - i - 1) % 2 != 0;
 }
 
 uint32_t command_other_db(const struct command *c, uint32_t argc, const struct slice *argv)

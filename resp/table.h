@@ -151,6 +151,7 @@ enum cmd_keys {
 	KEYS_GEORADIUS,
 	KEYS_MIGRATE,
 	KEYS_PFMERGE,
+	KEYS_STREAMS, /* by the specifications, but of a wrong call none counts where a cluster's node looks for the slot: XREAD, XREADGROUP */
 	KEYS_COPY, /* by the specifications; the last key may be in another database */
 	KEYS_MOVE, /* …one key, in two databases */
 };
@@ -253,6 +254,8 @@ struct key_ref {
 /* argv given by callback-free slices; fills at most cap, returns the number of keys there are, or -1 if the arguments are
  * wrong (the server would answer an error: forward it to any node, it will). */
 int command_keys(const struct command *c, uint32_t argc, const struct slice *argv, struct key_ref *keys, int cap);
+/* Is a call that command_keys() finds keys in, and that is wrong, sent without asking for their slots? So does a cluster's node: the error comes from anywhere. */
+bool command_is_unrouted(const struct command *c, uint32_t argc, const struct slice *argv);
 /* MOVE, COPY … DB n: index in argv of the word that names the other database; 0: there is none, or the arguments are wrong. */
 uint32_t command_other_db(const struct command *c, uint32_t argc, const struct slice *argv);
 /* Same for the common case (one key or a plain range, no keyword): index of the first key or 0. No loop: one look at the row. */

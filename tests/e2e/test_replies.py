@@ -17,6 +17,7 @@ PHASES = ["proxy", "mirror", "backfill", "cutover"]
 RECORDED = {"proxy": "proxy", "mirror": "backfill", "backfill": "backfill", "cutover": "cutover"}  # as the status has it: mirror is a backfill that pauses
 TAGS = [str(i) for i in range(8)]
 BATCH = 150
+KNOWN = {k for tag in TAGS for k in keys_of(tag)}
 CALLS = int(os.environ.get("REPLY_CALLS", 100000))
 IN_MULTI = 0.08  # that a transaction comes next
 MULTI, EXEC, DEL = "multi", "exec", "del"  # roles of what is sent besides the calls
@@ -40,7 +41,7 @@ class Sent:
     """What is sent: a call, or, with a role, what belongs to no row."""
 
     def __init__(self, words, row=None, keys=(), role=None):
-        self.words, self.row, self.keys, self.role = words, row, keys, role
+        self.words, self.row, self.keys, self.role = words, row, list(keys), role
         self.inside = False  # of a transaction: answered by EXEC
 
 
@@ -52,6 +53,7 @@ class Two:
         self.rng = random.Random(seed)
         self.rows = rows_of(direct)
         self.differences, self.count = {}, 0
+        self.strays = set()  # keys besides those of the tags, which wrong calls have written
         self.recent = collections.defaultdict(lambda: collections.deque(maxlen=5))  # of each key: (words, reply, reply)
         self.wires = {p: (Wire(direct.port, p), Wire(proxy.port, p)) for p in (2, 3)}
         shas = []
@@ -87,20 +89,31 @@ class Two:
 
     # ---- sending
 
+    def taken(self, items):
+        """The keys of each call, also those that a wrong call has by accident: the server says which."""
+        calls = [i for i in items if isinstance(i, tuple)]
+        answers = self.direct.client.pipeline([[b"COMMAND", b"GETKEYS"] + words for _, words, _ in calls])
+        for (_, words, keys), answer in zip(calls, answers):
+            found = dict.fromkeys(list(keys) + (answer if isinstance(answer, list) else []))
+            self.strays.update(k for k in found if k not in KNOWN)
+            yield list(found)
+
     def stream(self, items):
         """items: (row, words, keys), and MULTI and EXEC around some. Keys whose values may differ are emptied behind each call."""
-        out, inside = [], False
+        out, inside, taken = [], False, self.taken(items)
         for item in items:
             if item in (MULTI, EXEC):
                 inside = item == MULTI
                 out.append(Sent([item.encode()], role=item))
                 continue
-            row, words, keys = item
-            out.append(Sent(words, row, keys))
+            row, words, keys = item[0], item[1], next(taken)
+            sent = [Sent(words, row, keys)]
             if keys and self.is_volatile(row, words):
-                out.append(Sent([b"DEL"] + list(dict.fromkeys(keys)), keys=keys, role=DEL))
-            for s in out[-2:] if out[-1].role == DEL else out[-1:]:
+                # What is not of a cluster's transaction's slot makes that fail.
+                sent += [Sent([b"DEL", k], keys=[k], role=DEL) for k in keys if not (self.cluster and inside) or k in item[2]]
+            for s in sent:
                 s.inside = inside
+            out += sent
         return out
 
     def run(self, proto, items, phase):
@@ -123,7 +136,7 @@ class Two:
                 self.note(spoiled, phase, proto, s, x, y)
         if spoiled:
             for side in (self.direct, self.proxy):
-                side.client.pipeline([["DEL", k] for k in spoiled])
+                side.client.pipeline([["DEL", k] for k in sorted(spoiled)])
 
     def executed(self, spoiled, phase, proto, queued, x, y, excused):
         """EXEC's replies: element by element, if both have all of them. excused: one of the commands was queued by one side only, for a reason."""
@@ -168,9 +181,11 @@ class Two:
 
     def renew(self):
         """The same keys on both sides. The proxy gets them through itself, in every phase."""
+        for side in (self.direct, self.proxy):
+            side.client.pipeline([["DEL", k] for k in sorted(self.strays)])
+        self.strays.clear()
         for tag in TAGS:
-            for side in (self.direct, self.proxy):
-                side.client.pipeline([["DEL"] + keys_of(tag)] + fill(tag))
+            self.renew_one(tag)
 
     def every_command(self, phase):
         """Each command: arities that are wrong, then calls onto keys of every type, each by itself and inside MULTI."""

@@ -170,6 +170,34 @@ static void test_keys_cap(void **state)
 	assert_int_equal(command_keys(command_find(argv[0]), 4, argv, NULL, 0), 3);
 }
 
+static bool is_unrouted(const char *words)
+{
+	struct slice argv[16];
+	uint32_t argc = 0;
+
+	for (const char *p = words; *p; argc++) {
+		argv[argc] = slice(p, strcspn(p, " "));
+		p += argv[argc].n;
+		p += strspn(p, " ");
+	}
+	return command_is_unrouted(command_find(argv[0]), argc, argv);
+}
+
+static void test_unrouted(void **state)
+{
+	(void)state;
+	assert_false(is_unrouted("XREAD STREAMS a 1"));
+	assert_false(is_unrouted("XREAD COUNT 2 BLOCK streams Streams a b 1 2"));
+	assert_false(is_unrouted("XREADGROUP GROUP streams streams NOACK STREAMS streams >"));
+	assert_true(is_unrouted("XREAD STREAMS a b 1"));
+	assert_true(is_unrouted("XREAD STREAMS a"));
+	assert_true(is_unrouted("XREAD COUNT 2 STREAMS"));
+	assert_true(is_unrouted("XREAD FOO STREAMS a 1"));
+	assert_true(is_unrouted("XREAD COUNT STREAMS a 1"));
+	assert_false(is_unrouted("GET a b"));
+	assert_false(is_unrouted("ZUNION 3 a"));
+}
+
 static void test_first_key(void **state)
 {
 	(void)state;
@@ -357,7 +385,8 @@ static void test_decisions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_keys),      cmocka_unit_test(test_keys_cap), cmocka_unit_test(test_first_key),
+		cmocka_unit_test(test_keys),      cmocka_unit_test(test_keys_cap), cmocka_unit_test(test_unrouted),
+		cmocka_unit_test(test_first_key),
 		cmocka_unit_test(test_find_all),  cmocka_unit_test(test_find_unknown), cmocka_unit_test(test_arity),
 		cmocka_unit_test(test_rows),      cmocka_unit_test(test_decisions),
 	};
