@@ -197,6 +197,41 @@ void keyspace_count_own(struct worker *w, struct split *s)
 	s->own = true;
 }
 
+/* --- inside a transaction, of one server --- */
+
+bool keyspace_hides(const struct command *cmd)
+{
+	return cmd->merge == MERGE_COUNT || cmd->merge == MERGE_KEYS || cmd->merge == MERGE_RANDOM;
+}
+
+sds keyspace_cat_element(sds out, const struct command *cmd, uint8_t proto, struct slice reply, struct slice own)
+{
+	const char *p = reply.p, *end = p + reply.n;
+	struct resp_item head, item;
+	sds keys = sdsempty();
+	int64_t n = 0;
+
+	p += resp_item(p, end, &head);
+	if (cmd->merge == MERGE_COUNT && head.type == ':' && resp_item(own.p, own.p + own.n, &item) && item.type == ':') {
+		out = resp_cat_len(out, ':', head.n - item.n);
+	} else if (cmd->merge == MERGE_KEYS && head.type == '*') {
+		for (int64_t i = 0; i < head.n; i++) {
+			p += resp_item(p, end, &item);
+			if (is_own_key(item.text))
+				continue;
+			keys = resp_cat_bulk(keys, item.text);
+			n++;
+		}
+		out = sdscatsds(resp_cat_len(out, '*', n), keys);
+	} else if (head.type == '_' || (head.type == '$' && is_own_key(head.text))) {
+		out = resp_cat_null(out, proto);
+	} else {
+		out = sdscatlen(out, reply.p, reply.n);
+	}
+	sdsfree(keys);
+	return out;
+}
+
 /* --- SCAN --- */
 
 static uint64_t cursor_of(uint32_t epoch, unsigned at, uint64_t node_cursor)

@@ -33,6 +33,9 @@ void keyspace_count(struct worker *w, struct split *s); /* DBSIZE while it is di
 void keyspace_count_own(struct worker *w, struct split *s); /* …and is our marker among them? */
 sds keyspace_merge_keys(struct worker *w, const struct split *s);
 sds keyspace_merge_random(struct worker *w, const struct split *s);
+/* Inside a transaction, of one server: may the answer be about our own keys, too? Then this appends it without them; own: DBSIZE's, what EXISTS of the marker says behind it. */
+bool keyspace_hides(const struct command *cmd);
+sds keyspace_cat_element(sds out, const struct command *cmd, uint8_t proto, struct slice reply, struct slice own);
 sds keyspace_merge_scan(struct worker *w, const struct split *s);
 
 #endif

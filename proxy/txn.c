@@ -4,9 +4,11 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "backfill/own_keys.h"
 #include "proxy/client.h"
 #include "proxy/local.h"
 #include "proxy/monitor.h"
+#include "proxy/split.h"
 #include "proxy/tracking.h"
 #include "proxy/usage.h"
 #include "proxy/watch.h"
@@ -210,6 +212,19 @@ static bool take_slot(struct worker *w, struct txn *t, const struct command *cmd
 	return true;
 }
 
+/* DBSIZE: behind it is asked whether our own marker was counted. */
+static void ask_about(struct txn *t, const struct command *cmd)
+{
+	if (cmd->merge == MERGE_COUNT) {
+		size_t at = sdslen(t->bytes);
+		t->bytes = resp_cat_words(t->bytes, "EXISTS", MARKER_KEY, NULL);
+		add(t, command_find(SLICE_LIT("exists")), at, sdslen(t->bytes) - at)->own = true;
+		t->sent++;
+		t->own_questions++;
+	}
+	t->over_all |= keyspace_hides(cmd);
+}
+
 void txn_queue(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, const struct resp_request *p, const char *bytes)
 {
 	struct txn *t = c->session->txn;
@@ -222,6 +237,7 @@ void txn_queue(struct worker *w, struct client *c, const struct command *cmd, ui
 		append(w, t, &t->bytes, cmd, p, bytes);
 		t->write |= dispatch_writes(cmd);
 		t->sent++;
+		ask_about(t, cmd);
 	} else {
 		client_error(w, c, "%s", cross_slot);
 		t->failed = true;
@@ -281,7 +297,7 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 
 	if (s->tracker) {
 		for (uint32_t i = 0; i < t->n; i++)
-			if (!t->commands[i].local)
+			if (!t->commands[i].local && !t->commands[i].own)
 				tracking_note(w, c, t->commands[i].cmd, words_again(w, t->bytes + t->commands[i].at, t->commands[i].len));
 		tracking_caching_ends(c);
 	}
@@ -349,10 +365,13 @@ void txn_crosses(struct req *r)
 	sdsfree(text);
 }
 
-static sds cat_reply(struct worker *w, const struct txn_command *q, struct slice request, struct slice reply, sds out)
+/* after: the element behind it, which answers our own question about it, if there is one. */
+static sds cat_reply(struct worker *w, const struct txn_command *q, struct slice request, struct slice reply, struct slice after, sds out)
 {
 	const struct command *cmd = q->cmd->shape == SHAPE_NULL_ARRAY_TIMEOUT ? NULL : q->cmd; /* nothing waits here */
 
+	if (keyspace_hides(q->cmd))
+		return keyspace_cat_element(out, q->cmd, q->proto, reply, after);
 	if (q->proto == 2 && resp2_differs(cmd, reply)) {
 		uint32_t argc = words_again(w, request.p, request.n);
 		return resp2_convert(out, cmd, argc, w->argv, reply);
@@ -364,7 +383,7 @@ static bool needs_merging(const struct req *r)
 {
 	const struct txn *t = r->txn;
 
-	if (r->proto == 2 || t->own_done)
+	if (r->proto == 2 || t->own_done || t->over_all)
 		return true;
 	for (uint32_t i = 0; i < t->n; i++)
 		if (t->commands[i].hidden)
@@ -377,7 +396,7 @@ static sds merge(struct worker *w, struct req *r)
 {
 	const struct txn *t = r->txn;
 	const char *p = r->reply, *end = r->reply + r->reply_len;
-	sds out = r->silent ? sdsempty() : resp_cat_len(sdsempty(), '*', t->n);
+	sds out = r->silent ? sdsempty() : resp_cat_len(sdsempty(), '*', t->n - t->own_questions);
 	struct resp_item head;
 
 	p += resp_item(p, end, &head);
@@ -392,8 +411,8 @@ static sds merge(struct worker *w, struct req *r)
 			q->quiet = r->silent;
 		}
 		size_t n = resp_value_len(p, end);
-		if (!q->quiet)
-			out = cat_reply(w, q, slice(r->bytes + q->at, q->len), slice(p, n), out);
+		if (!q->quiet && !q->own)
+			out = cat_reply(w, q, slice(r->bytes + q->at, q->len), slice(p, n), slice(p + n, (size_t)(end - p) - n), out);
 		p += n;
 		for (uint32_t skip = q->hidden; skip; skip--)
 			p += resp_value_len(p, end);
@@ -420,7 +439,8 @@ static void show_monitors(struct worker *w, const struct client *c, const struct
 
 	for (uint32_t i = 0; whole && i < t->n; i++) {
 		const struct txn_command *q = &t->commands[i];
-		monitor_feed(w, c, q->cmd, words_again(w, (q->local ? t->own : r->bytes) + q->at, q->len));
+		if (!q->own)
+			monitor_feed(w, c, q->cmd, words_again(w, (q->local ? t->own : r->bytes) + q->at, q->len));
 	}
 	w->argv[0] = slice(t->exec, sizeof t->exec);
 	monitor_feed(w, c, command_find(w->argv[0]), 1);

@@ -28,6 +28,7 @@ struct txn_command {
 	const struct command *cmd;
 	size_t at, len;   /* its bytes in the request; of a local one in `own` */
 	bool local;       /* the proxy answers it when EXEC's reply is there */
+	bool own;         /* the proxy's own question, about the command before it: the client does not get the answer */
 	uint32_t hidden;  /* the owner's: elements behind its own that the client does not get */
 	/* when EXEC's reply is there, for a local one may change them */
 	uint8_t proto;
@@ -40,6 +41,8 @@ struct txn {
 	struct txn_command *commands;
 	uint32_t n, cap;
 	uint32_t sent;    /* of them in the block */
+	uint32_t own_questions; /* …that are the proxy's own */
+	bool over_all;    /* one is about the whole keyspace, of which our own keys are no part */
 	sds bytes, own;
 	int slot;         /* of the first key; -1: no key yet */
 	bool spans;       /* keys of several slots, or a question to a whole server: for a standalone one only */

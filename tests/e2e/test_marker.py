@@ -65,6 +65,11 @@ def test_nobody_is_shown_the_marker(pair, crossfade):
         proxy.ctl(order, "--yes")
         assert len(marker(target)["migration"]) == 32
         assert proxy.call("DBSIZE") == 100 and len(proxy.call("KEYS", "*")) == 100 and len(proxy.call("SCAN", 0, "COUNT", 1000)[1]) == 100
+        for protocol in (2, 3):
+            with proxy.connect(protocol=protocol) as c:
+                words = [("MULTI",), ("DBSIZE",), ("SET", "k:0", 0), ("PING",), ("KEYS", "*"), ("KEYS", "cross*"), ("RANDOMKEY",), ("DBSIZE",), ("GET", "k:0"), ("EXEC",)]
+                inside = c.pipeline(words)[-1]
+                assert (inside[:3], len(inside[3]), inside[4], inside[6:]) == ([100, b"OK", b"PONG"], 100, [], [100, b"0"]) and inside[5] != MARKER.encode()
         assert proxy.ctl("verify")["extra"] == 0
     settled(proxy, source, target)
     assert source.call("EXISTS", MARKER) == 0
