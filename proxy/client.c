@@ -510,6 +510,7 @@ static void read_once(struct worker *w, struct client *c)
 	}
 	b->used += (size_t)n;
 	c->seen = ev_now(w->loop);
+	gather_read(&w->gather, c);
 	if (own)
 		take_own(w, c);
 	else

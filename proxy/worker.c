@@ -524,6 +524,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	if (w->draining)
 		drain_turn(w);
 	set_due(w);
+	gather_turn(&w->gather, loop, atomic_load_explicit(&w->stats->latency_us, memory_order_relaxed));
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
 		if (!ev_is_active(&w->tick))
 			ev_timer_again(loop, &w->tick);
@@ -641,6 +642,7 @@ void *worker_main(void *arg)
 
 	snprintf(name, sizeof name, "worker-%u", w->id);
 	log_thread_name(name);
+	gather_thread();
 	ev_run(w->loop, 0);
 	clients_close_listeners(w);
 	clients_close_all(w);

@@ -10,6 +10,7 @@
 #include "proxy/acl_log.h"
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
+#include "proxy/gather.h"
 #include "proxy/known.h"
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
@@ -96,6 +97,7 @@ struct worker {
 	struct upstream *flush_upstreams;
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
 	ev_prepare before_sleep;
+	struct gather gather;
 	ev_timer tick;               /* while the engine has something that waits for time */
 	ev_timer due;                /* a client's waiting ends */
 	int64_t due_us;              /* when it is set to; 0: it is not */

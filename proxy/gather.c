@@ -1,0 +1,30 @@
+#include "proxy/gather.h"
+
+#include <sys/prctl.h>
+
+/* The kernel lets a sleep last 50 µs longer, unless it is told: as long as the sleep itself. */
+void gather_thread(void)
+{
+	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+}
+
+ev_tstamp gather_wait(uint64_t others, ev_tstamp seconds, ev_tstamp latency)
+{
+	ev_tstamp wait = latency * GATHER_SHARE;
+
+	if (wait > GATHER_MAX_S)
+		wait = GATHER_MAX_S;
+	return (ev_tstamp)others * wait >= GATHER_LEAST * seconds ? wait : 0;
+}
+
+void gather_window(struct gather *g, struct ev_loop *loop, ev_tstamp latency)
+{
+	ev_tstamp now = ev_now(loop), wait = gather_wait(g->others, now - g->since, latency);
+
+	if (wait != g->wait) {
+		g->wait = wait;
+		ev_set_io_collect_interval(loop, wait);
+	}
+	g->others = 0;
+	g->since = now;
+}
