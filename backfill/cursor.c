@@ -285,9 +285,13 @@ static void pass_scan(struct unit *u)
 
 void pass_feed(struct backfill *b)
 {
-	for (struct unit *u = b->scan.units; u; u = u->next)
-		if (u->kind == UNIT_PASS && !u->dead && u->conn && !u->asked && !u->probes && !u->scanned && scan_has_room(b, SCAN_KEYS))
+	const struct conns *cs = &b->conns[b->scan.from];
+
+	for (unsigned i = 0; i < cs->n; i++) {
+		struct unit *u = cs->list[i] ? cs->list[i]->pass : NULL;
+		if (u && !u->dead && u->conn && !u->asked && !u->probes && !u->scanned && scan_has_room(b, SCAN_KEYS))
 			pass_scan(u);
+	}
 }
 
 void pass_open(struct backfill *b, struct conn *c)
