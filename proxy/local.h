@@ -20,7 +20,9 @@ struct identity local_identity(const struct worker *w);
 /* "7.0.15" → 0x07000f; what is missing counts as 0. */
 uint32_t local_version(const char *text);
 
-/* Does the server that answers now know the command? */
+/* Does the source know the command, as which we present ourselves? */
+bool local_has(const struct worker *w, const struct command *cmd);
+/* Does the server that answers now know it? */
 bool local_knows(const struct worker *w, const struct command *cmd);
 /* …and take as many words? */
 bool local_takes(const struct worker *w, const struct command *cmd, uint32_t argc);

@@ -138,7 +138,7 @@ void local_acl_cat(struct worker *w, struct client *c, const struct command *cmd
 		return;
 	}
 	for (unsigned i = 0; argc == 3 && i < command_count; i++)
-		if (command_table[i].categories >> bit & 1) {
+		if (command_table[i].categories >> bit & 1 && local_has(w, &command_table[i])) {
 			body = local_cat_text(body, command_table[i].name);
 			n++;
 		}

@@ -120,6 +120,13 @@ static struct knowledge known_to(const struct worker *w)
 	return known_by(&id);
 }
 
+bool local_has(const struct worker *w, const struct command *cmd)
+{
+	struct knowledge k = known_to(w);
+
+	return is_known(cmd, &k);
+}
+
 bool local_knows(const struct worker *w, const struct command *cmd)
 {
 	const struct topology *t = w->topology[fleet_authority(w->fleet, 0)];

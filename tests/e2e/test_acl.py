@@ -96,7 +96,11 @@ def test_what_acl_says(pair):
         for d, p, command in zip(direct, proxied, commands):
             assert p == d, command
     with pair[1].connect(password="dpw") as c:
-        assert b"read" in c.call("ACL", "CAT") and b"get" in c.call("ACL", "CAT", "read") and b"set" not in c.call("ACL", "CAT", "read")
+        with pair[0].connect(password="dpw") as server:
+            categories = server.call("ACL", "CAT")
+            assert sorted(c.call("ACL", "CAT")) == sorted(categories)
+            for category in ("read", "hash", "pubsub") if is_7_0 else categories:  # the newest server says what is of a category
+                assert sorted(c.call("ACL", "CAT", category)) == sorted(server.call("ACL", "CAT", category)), category
         assert len(c.call("ACL", "GENPASS")) == 64 and len(c.call("ACL", "GENPASS", "5")) == 2
         assert c.call("ACL", "GENPASS") != c.call("ACL", "GENPASS")
         assert isinstance(c.try_call("ACL", "GENPASS", "0"), RespError)
