@@ -4,6 +4,7 @@ A call has a tag: all its keys are {tag}name, so that it runs on a cluster. Keys
 may become an expiry are far away or past, so that nothing depends on when it runs.
 """
 import os
+import time
 
 from harness.process import ROOT
 
@@ -13,7 +14,7 @@ NAMES = ["string", "number", "hll", "list", "set", "hash", "zset", "geo", "strea
 # Of calls by name (LEX, BYLEX), and of no others: a set whose scores are equal, a string, nothing. Where scores differ, what comes by name depends on the
 # levels that the server's skip list drew by lot.
 LEXICAL = ["lex", "nolex", "none"]
-SEED = int(os.environ.setdefault("REPLY_SEED", "20261126"))
+SEED = int(os.environ.setdefault("REPLY_SEED", str(int(time.time()))))  # in the environment, so that all processes of a run agree
 WORDS = [b"a", b"b", b"c", b"1", b"2", b"3", b"-1", b"f1", b"f2", b"m1", b"m2", b"foo", b"", b"3.5", b"\0\xff\r\n\"", b"with space", b"x" * 70]
 LARGE = [b"y" * 600, bytes(range(256)) * 20, b"z" * 40000]
 FAR = ["0", "-1", "100000", "2000000", "9223372036854775807", "-9223372036854775808", "x", "1.5", ""]

@@ -1,7 +1,7 @@
 """The same stream to a server and to the proxy in front of servers of that kind: the bytes of the replies, in every phase, RESP2 and RESP3.
 
 Every command that the server knows, in forms right and wrong, onto keys of every type, by itself and inside MULTI, then random ones. Of each EXEC the
-elements are compared as the replies of their commands. The seed is printed, and fixed until many have been tried: REPLY_SEED=n gives others, REPLY_CALLS=n
+elements are compared as the replies of their commands. Each run has other calls, and prints their seed: REPLY_SEED=n repeats them, REPLY_CALLS=n
 makes a run longer (the random ones; as many others come besides as each command has forms). What the proxy answers or merges itself is compared by shape
 (test_local.py has the fields), what it refuses is refused in the table's words (test_refused.py).
 """
