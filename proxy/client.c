@@ -47,6 +47,44 @@ static void again_soon(struct worker *w, struct client *c)
 	w->again_clients = c;
 }
 
+static bool is_dead(const struct client *c)
+{
+	return c->reader.fd < 0;
+}
+
+/* Its share of this turn is used up: others first. */
+static void later(struct worker *w, struct client *c)
+{
+	if (c->again || is_dead(c))
+		return;
+	c->again = true;
+	c->again_next = w->later_clients;
+	w->later_clients = c;
+}
+
+void clients_next_share(struct worker *w)
+{
+	struct client *c;
+
+	while ((c = w->later_clients)) {
+		w->later_clients = c->again_next;
+		c->again = false;
+		again_soon(w, c);
+	}
+}
+
+static void later_forget(struct worker *w, struct client *c)
+{
+	struct client **at = &w->later_clients;
+
+	while (*at && *at != c)
+		at = &(*at)->again_next;
+	if (!*at)
+		return;
+	*at = c->again_next;
+	c->again = false;
+}
+
 struct handshake {
 	ev_timer deadline;
 };
@@ -113,11 +151,6 @@ static void client_new(struct worker *w, int fd, bool tls)
 		begin_tls(c);
 }
 
-static bool is_dead(const struct client *c)
-{
-	return c->reader.fd < 0;
-}
-
 static void drop_input(struct client *c)
 {
 	block_unref(c->in);
@@ -156,6 +189,8 @@ static void client_drop(struct client *c)
 			req_free(w, r);
 	}
 	c->head = c->tail = NULL;
+	if (c->again)
+		later_forget(w, c);
 	client_flush_soon(w, c);
 }
 
@@ -365,14 +400,16 @@ static void pause_reading(struct worker *w, struct client *c)
 /* Parses and dispatches what stands in [*off, used) of the block. False: no more input is wanted from this client. */
 static bool take_requests(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
 {
-	while (*off < b->used && !c->closing) {
+	for (unsigned share = CLIENT_SHARE; *off < b->used && !c->closing; share--) {
 		if (c->parked) {
 			if (b->used - *off > CLIENT_OUT_PAUSE)
 				pause_reading(w, c);
 			return true;
 		}
-		if (over_limit(c)) {
+		if (over_limit(c) || !share) {
 			pause_reading(w, c);
+			if (!share)
+				later(w, c);
 			return true;
 		}
 		const char *at = b->data + *off;
@@ -485,6 +522,14 @@ static void read_failed(struct worker *w, struct client *c, int error)
 	client_drop(c);
 }
 
+/* What is parsed in one turn is what is read in one: words by the block, the inside of a large one more at once. */
+static size_t read_most(const struct client *c, size_t used)
+{
+	size_t known = c->in && c->parser->need > used - c->in_off ? c->parser->need - (used - c->in_off) : 0;
+
+	return known < BLOCK_LARGE ? BLOCK_LARGE : known < BELIEVED_MAX ? known : BELIEVED_MAX;
+}
+
 static void read_once(struct worker *w, struct client *c)
 {
 	bool own = c->in != NULL;
@@ -493,8 +538,8 @@ static void read_once(struct worker *w, struct client *c)
 	if (own)
 		make_room(c);
 	b = own ? c->in : shared_block(w);
-	size_t off = b->used;
-	ssize_t n = transport_read(c->reader.fd, c->tls, b->data + off, b->cap - off);
+	size_t off = b->used, room = b->cap - off, most = read_most(c, off);
+	ssize_t n = transport_read(c->reader.fd, c->tls, b->data + off, room < most ? room : most);
 	if (n < 0) {
 		read_failed(w, c, errno);
 		return;

@@ -10,7 +10,8 @@
 #include "proxy/txn.h"
 #include "proxy/worker.h"
 
-#define CLIENT_INFLIGHT_MAX 8192          /* requests not yet answered before its socket is not read any more */
+#define CLIENT_INFLIGHT_MAX 1024          /* requests not yet answered before its socket is not read any more: others queue behind them at the server */
+#define CLIENT_SHARE 1024                 /* requests of one client that are looked at in one turn */
 #define CLIENT_OUT_PAUSE (1024 * 1024)    /* bytes waiting for it to read, likewise */
 
 enum quiet { /* CLIENT REPLY */
@@ -36,7 +37,7 @@ struct client {
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
 	bool held;                 /* CLIENT PAUSE: its next request waits */
-	bool flushing, again;      /* in the worker's lists */
+	bool flushing, again;      /* in the worker's lists: flush; again, or later */
 	struct client *flush_next, *again_next;
 	struct outq out;
 	struct block *in;          /* an incomplete request, or input that waits */

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,6 +53,8 @@ enum log_level log_level(void)
 void log_thread_name(const char *name)
 {
 	snprintf(thread_name, sizeof(thread_name), "%s", name);
+	if (gettid() != getpid()) /* the process keeps its own */
+		prctl(PR_SET_NAME, thread_name); /* so top -H, gdb and perf call it that, too */
 }
 
 static size_t put_prefix(char *line, size_t cap, enum log_level level)

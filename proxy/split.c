@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "proxy/client.h"
+#include "proxy/cut.h"
 #include "proxy/log.h"
 #include "proxy/split.h"
 #include "proxy/receivers.h"
@@ -21,7 +22,7 @@ void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *b
 	r->part = s->parts;
 	r->slot = slot;
 	r->db = s->whole->db;
-	r->block = block_ref(block);
+	r->block = block ? block_ref(block) : NULL;
 	r->bytes = bytes;
 	r->len = len;
 	r->ahead = s->whole->again;
@@ -29,20 +30,6 @@ void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *b
 }
 
 /* --- by slot --- */
-
-struct keyed {
-	uint16_t slot;
-	uint32_t key; /* number of the key in the request */
-};
-
-static int by_slot(const void *a, const void *b)
-{
-	const struct keyed *x = a, *y = b;
-
-	if (x->slot != y->slot)
-		return x->slot < y->slot ? -1 : 1;
-	return x->key < y->key ? -1 : 1;
-}
 
 struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max)
 {
@@ -62,50 +49,23 @@ void split_submit(struct worker *w, struct split *s)
 		worker_submit(w, s->part[i]);
 }
 
-/* The words of one part: the command's name, then its keys with what belongs to each (step 2: MSET's values). */
-static void make_part(struct worker *w, struct split *s, const struct keyed *k, uint32_t n, uint32_t first, uint32_t step)
-{
-	sds bytes = resp_cat_len(sdsempty(), '*', 1 + (int64_t)n * step);
-
-	bytes = resp_cat_bulk(bytes, w->argv[0]);
-	for (uint32_t i = 0; i < n; i++)
-		for (uint32_t j = 0; j < step; j++)
-			bytes = resp_cat_bulk(bytes, w->argv[first + k[i].key * step + j]);
-	struct block *b = block_copy(bytes, sdslen(bytes));
-	split_add(w, s, k[0].slot, b, b->data, b->used);
-	block_unref(b);
-	sdsfree(bytes);
-}
-
 bool splits_evenly(const struct command *cmd, uint32_t argc)
 {
 	return (argc - command_first_key(cmd)) % (uint32_t)cmd->specs[0].b == 0;
 }
 
-/* `whole` stands in its client's order already; its words are in w->argv. */
+/* `whole` stands in its client's order already. */
 static void split_keys(struct worker *w, const struct command *cmd, uint32_t argc, struct req *whole)
 {
 	uint32_t first = command_first_key(cmd), step = (uint32_t)cmd->specs[0].b;
 	uint32_t nkeys = (argc - first) / step;
-	struct keyed *k = calloc(nkeys, sizeof *k);
-	struct split *s = split_new(cmd, whole, nkeys);
+	struct split *s = split_new(cmd, whole, nkeys < SLOTS ? nkeys : SLOTS);
 
 	s->order = calloc(nkeys, sizeof *s->order);
 	s->nkeys = nkeys;
-	if (!k || !s->order)
+	if (!s->order)
 		abort();
-	for (uint32_t i = 0; i < nkeys; i++)
-		k[i] = (struct keyed){ slot_of(w->argv[first + i * step]), i };
-	qsort(k, nkeys, sizeof *k, by_slot);
-	for (uint32_t i = 0, n; i < nkeys; i += n) {
-		for (n = 1; i + n < nkeys && k[i + n].slot == k[i].slot; n++)
-			;
-		for (uint32_t j = i; j < i + n; j++)
-			s->order[k[j].key] = s->parts;
-		make_part(w, s, k + i, n, first, step);
-	}
-	free(k);
-	split_submit(w, s);
+	cut_request(w, s, first, step);
 }
 
 void split_request(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc, struct req *whole)
@@ -116,6 +76,7 @@ void split_request(struct worker *w, struct client *c, const struct command *cmd
 		return;
 	}
 	client_enqueue(c, whole);
+	c->hold = argc > CUT_SLICE; /* it may be cut in slices: what comes behind must not overtake it */
 	split_keys(w, cmd, argc, whole);
 }
 
@@ -253,7 +214,13 @@ static sds merge_array(const struct split *s)
 	const char **at = calloc(s->parts, sizeof *at);
 	sds out = resp_cat_len(sdsempty(), '*', s->nkeys);
 	struct resp_item item;
+	size_t all = 0;
 
+	if (!at)
+		abort();
+	for (uint32_t i = 0; i < s->parts; i++)
+		all += s->part[i]->reply_len;
+	out = sdsMakeRoomFor(out, all);
 	for (uint32_t i = 0; i < s->parts; i++)
 		at[i] = s->part[i]->reply + resp_item(s->part[i]->reply, s->part[i]->reply + s->part[i]->reply_len, &item);
 	for (uint32_t i = 0; i < s->nkeys; i++) {

@@ -14,7 +14,7 @@ struct split {
 	const struct command *cmd;
 	uint32_t parts, left;
 	struct req **part;
-	uint32_t *order;          /* MERGE_ARRAY: for each key its part, in the order of the request */
+	uint32_t *order;          /* of one that is cut (cut.h): for each key its part, in the order of the request */
 	uint32_t nkeys;
 	bool own;                 /* MERGE_COUNT: the last part tells how many of the keys are our own */
 	bool broadcast;           /* the follower's nodes get it, too, if the authority's did it */
@@ -23,6 +23,7 @@ struct split {
 };
 
 struct split *split_new(const struct command *cmd, struct req *whole, uint32_t parts_max);
+/* block NULL: the caller gives it its bytes before it is submitted. */
 void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *block, const char *bytes, size_t len);
 void split_submit(struct worker *w, struct split *s);
 

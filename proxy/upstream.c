@@ -13,7 +13,7 @@
 
 #define BACKOFF_MIN_S 0.05
 #define BACKOFF_MAX_S 1.0
-#define READS_PER_TURN 16
+#define READ_PER_TURN (1024 * 1024) /* bytes; what else is there waits for the next turn, behind what others sent */
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
@@ -495,7 +495,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 		shake_hands(u);
 		return;
 	}
-	for (int i = 0; i < READS_PER_TURN || transport_pending(u->tls); i++) {
+	for (size_t got = 0; got < READ_PER_TURN || transport_pending(u->tls);) {
 		if (!u->in || u->in->used == u->in->cap || u->parser.need > u->in->cap - u->in_off)
 			make_room(u);
 		size_t room = u->in->cap - u->in->used;
@@ -509,6 +509,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 			return;
 		}
 		u->in->used += (size_t)n;
+		got += (size_t)n;
 		u->progress = now(u);
 		if (!parse(u))
 			return;

@@ -8,6 +8,7 @@
 #include "backfill/own_keys.h"
 #include "proxy/alone.h"
 #include "proxy/client.h"
+#include "proxy/cut.h"
 #include "proxy/journals.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
@@ -507,6 +508,25 @@ static void on_due(struct ev_loop *loop, ev_timer *t, int revents)
 	w->due_us = 0; /* the turn does the rest, and sets the next */
 }
 
+static void on_unfinished(struct ev_loop *loop, ev_idle *i, int revents)
+{
+	(void)loop;
+	(void)i;
+	(void)revents; /* not sleeping is all */
+}
+
+static void set_unfinished(struct worker *w)
+{
+	bool wanted = w->cuts || w->later_clients;
+
+	if (__builtin_expect(wanted == ev_is_active(&w->unfinished), 1))
+		return;
+	if (wanted)
+		ev_idle_start(w->loop, &w->unfinished);
+	else
+		ev_idle_stop(w->loop, &w->unfinished);
+}
+
 /* All that this turn brought goes out: one write per upstream, one per client. */
 static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 {
@@ -514,6 +534,8 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 
 	(void)revents;
 	engine_turn(w->engine);
+	cuts_turn(w);
+	clients_next_share(w);
 	mirror_turn(w);
 	pubsub_turn(w->pubsub);
 	tracking_turn(w);
@@ -525,6 +547,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		drain_turn(w);
 	set_due(w);
 	gather_turn(&w->gather, loop, atomic_load_explicit(&w->stats->latency_us, memory_order_relaxed));
+	set_unfinished(w);
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
 		if (!ev_is_active(&w->tick))
 			ev_timer_again(loop, &w->tick);
@@ -627,6 +650,7 @@ void worker_init(struct worker *w)
 	ev_init(&w->tick, on_tick);
 	w->tick.repeat = TICK_S;
 	ev_init(&w->due, on_due);
+	ev_idle_init(&w->unfinished, on_unfinished);
 	pause_init(w);
 	w->due.data = w;
 	ev_prepare_init(&w->before_sleep, on_before_sleep);
@@ -647,6 +671,7 @@ void *worker_main(void *arg)
 	clients_close_listeners(w);
 	clients_close_all(w);
 	mailbox_flush_all(w->fleet->mail, w->id);
+	cuts_free(w);
 	block_unref(w->read_block);
 	w->read_block = NULL;
 	keywatch_free(w);

@@ -22,6 +22,7 @@
 struct alone;
 struct alone_part;
 struct client;
+struct cut;
 struct fleet;
 struct watch;
 
@@ -96,6 +97,10 @@ struct worker {
 	/* end of the turn */
 	struct upstream *flush_upstreams;
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
+	struct client *later_clients; /* likewise, but have had their share of this turn */
+	struct cut *cuts;            /* requests of which a slice a turn is cut (cut.h) */
+	uint16_t *cut_slots;         /* cut.c's */
+	ev_idle unfinished;          /* there is work for the next turn: the loop does not sleep */
 	ev_prepare before_sleep;
 	struct gather gather;
 	ev_timer tick;               /* while the engine has something that waits for time */
@@ -193,6 +198,7 @@ void clients_close_listeners(struct worker *w);
 void clients_take_acl(struct worker *w, struct acl *fresh); /* permit.c; takes the reference */
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);
+void clients_next_share(struct worker *w);          /* a turn has begun: those that have had theirs of the last one go on */
 void clients_resume(struct worker *w);              /* those whose requests were held (pause.h) */
 void clients_close_idle(struct worker *w);          /* draining: those with nothing in flight */
 void clients_close_all(struct worker *w);

@@ -239,6 +239,27 @@ def test_keys_of_many_slots(side):
             c.call("DEL", "a", "b", "set")
 
 
+@pytest.mark.tsan
+def test_so_many_keys_that_they_are_cut_in_slices(sides):
+    """What stands before and behind keeps its order; who goes before its answer has written all the same."""
+    side, many = sides("redis-cluster"), 20000
+    side.server.flushall()
+    keys = ["k%d" % i for i in range(many)]
+    values = [b"v%d" % (i % 1000) for i in range(many)]
+    pairs = [x for kv in zip(keys, values) for x in kv]
+    with side.proxy.connect(timeout=60) as c, side.proxy.connect(timeout=60) as other:
+        c.send("SET", "k7", "old")
+        for command in (("MSET", *pairs), ("GET", "k7"), ("MGET", *keys, "none", "k3"), ("SET", "k7", "new"), ("MGET", "k7", *keys), ("DEL", *keys, "none"), ("EXISTS", *keys), ("PING",)):
+            c.send(*command)
+        assert other.call("PING") == b"PONG"
+        assert [c.read() for _ in range(3)] == [b"OK", b"OK", values[7]]
+        assert c.read() == values + [None, values[3]] and c.read() == b"OK" and c.read() == [b"new"] + values[:7] + [b"new"] + values[8:]
+        assert [c.read() for _ in range(3)] == [many, 0, b"PONG"]
+    with side.proxy.connect() as c:
+        c.send("MSET", *pairs)
+    wait_until("all of it was written", lambda: side.server.dbsize() == many, 30)
+
+
 def test_cross_slot(side):
     """What cannot be split is refused by a cluster, and works on one server."""
     with side.proxy.connect() as c:
