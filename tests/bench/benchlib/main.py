@@ -51,6 +51,7 @@ def parse(doc):
     for name, what in (("values", "bytes of a value"), ("clients", "clients"), ("pipelines", "pipelines"), ("nodes", "primaries")):
         p.add_argument("--" + name, type=int_list, metavar="N,…", help="scaling: %s (%s)" % (what, ",".join(map(str, SIZES[name][1]))))
     p.add_argument("--requests", type=int, metavar="N", help="under callgrind (3000; quick: 1000)")
+    p.add_argument("--attacks", type=lambda text: text.split(","), metavar="WORD,…", help="hostile: those whose names contain one (all)")
     p.add_argument("--proxy-cpus", type=cpu_set, metavar="N,…", help="what is measured runs there (the first CPU)")
     p.add_argument("--rest-cpus", type=cpu_set, metavar="N,…", help="servers and load run there (the second CPU)")
     o = p.parse_args()

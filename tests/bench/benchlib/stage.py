@@ -157,12 +157,12 @@ class Stage:
     def cluster(self, kind, shards=3, conf=None):
         return self._closed_later(Cluster(kind, shards=shards, conf=dict(CLUSTER_CONF, **(conf or {}))))
 
-    def standalone(self, kind):
-        return self._closed_later(Standalone(kind, conf=SERVER_CONF))
+    def standalone(self, kind, **options):
+        return self._closed_later(Standalone(kind, conf=SERVER_CONF, **options))
 
-    def crossfade(self, source, target=None, pinned=True, config=None, cls=Crossfade):
+    def crossfade(self, source, target=None, pinned=True, config=None, cls=Crossfade, **options):
         settings = {"workers": 1, "loglevel": "warning", "maxclients": 12000}
-        proxy = self._closed_later(cls(source, target, config=dict(settings, **(config or {}))))
+        proxy = self._closed_later(cls(source, target, config=dict(settings, **(config or {})), **options))
         measure.pin(proxy.pid, self.o.proxy_cpus if pinned else measure.ALL_CPUS)
         return proxy
 

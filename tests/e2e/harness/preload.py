@@ -1,4 +1,5 @@
-"""What is preloaded into a process, so that it finds another world: clock.c (a clock that is wrong), names.c (a name of several addresses).
+"""What is preloaded into a process, so that it finds another world: clock.c (a clock that is wrong), names.c (a name of several addresses);
+or is watched: turns.c (the longest turn of its loop).
 
 Compiled when first asked for. It links with nothing, so that it can be loaded beside any C library: the servers bring their own.
 """

@@ -67,9 +67,9 @@ def first_key(args):
 class Node(Process):
     """One server process."""
 
-    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None, clock_s=0):
+    def __init__(self, kind, cluster=False, conf=None, label="", port=None, bus_port=None, tls=None, preloaded=None):
         super().__init__(label or kind)
-        self.env = dict(os.environ, LD_PRELOAD=preload.library("clock", OFFSET_S=clock_s)) if clock_s else None
+        self.env = dict(os.environ, LD_PRELOAD=preloaded) if preloaded else None
         self.kind = kind
         self.cluster_enabled = cluster
         self._ports = [] if port else [ports.reserve() for _ in range(2 if cluster else 1)]
@@ -179,10 +179,10 @@ class Node(Process):
 
 
 class Standalone(Node):
-    """One server, not a cluster. clock_s: its clock is so many seconds ahead of this machine's."""
+    """One server, not a cluster. clock_s: its clock is so many seconds ahead of this machine's. preloaded: a library of harness.preload, instead."""
 
-    def __init__(self, kind="redis-7.0", conf=None, port=None, tls=None, clock_s=0):
-        super().__init__(kind, conf=conf, port=port, tls=tls, clock_s=clock_s)
+    def __init__(self, kind="redis-7.0", conf=None, port=None, tls=None, clock_s=0, preloaded=None):
+        super().__init__(kind, conf=conf, port=port, tls=tls, preloaded=preload.library("clock", OFFSET_S=clock_s) if clock_s else preloaded)
         self.wait_ready()
 
     @property
