@@ -6,6 +6,7 @@
 struct pool {
 	struct block *free;
 	unsigned n;
+	unsigned least; /* that were free at one time since the last trim */
 };
 
 static _Thread_local struct pool small, large;
@@ -34,7 +35,8 @@ struct block *block_new(size_t cap)
 	if (pool && pool->free) {
 		b = pool->free;
 		pool->free = b->next;
-		pool->n--;
+		if (--pool->n < pool->least)
+			pool->least = pool->n;
 	} else {
 		b = must(malloc(sizeof *b + cap));
 		b->cap = cap;
@@ -67,18 +69,28 @@ void block_free(struct block *b)
 	pool->n++;
 }
 
-static void empty(struct pool *pool)
+static size_t shrink(struct pool *pool, unsigned to)
 {
-	while (pool->free) {
+	size_t freed = 0;
+
+	while (pool->n > to) {
 		struct block *b = pool->free;
 		pool->free = b->next;
+		pool->n--;
+		freed += sizeof *b + b->cap;
 		free(b);
 	}
-	pool->n = 0;
+	pool->least = pool->n;
+	return freed;
+}
+
+size_t block_pool_trim(void)
+{
+	return shrink(&small, small.n - small.least) + shrink(&large, large.n - large.least);
 }
 
 void block_pool_release(void)
 {
-	empty(&small);
-	empty(&large);
+	shrink(&small, 0);
+	shrink(&large, 0);
 }

@@ -1,7 +1,7 @@
 /* block.h - memory for bytes in flight: blocks counted by reference, so that a request or reply is kept by a slice instead of a copy.
  *
  * Two sizes, BLOCK_SIZE and BLOCK_LARGE, come from a pool of the calling thread and go back to the pool of the thread that drops the last reference;
- * tiny and huge ones are malloc'd and freed. The count is atomic because a request travels between workers; the bytes are written by one thread only, before
+ * tiny and huge ones are malloc'd and freed. What a pool did not need since the last look is freed by block_pool_trim(). The count is atomic because a request travels between workers; the bytes are written by one thread only, before
  * a slice of them is given away. */
 #ifndef CROSSFADE_BLOCK_H
 #define CROSSFADE_BLOCK_H
@@ -26,6 +26,7 @@ struct block *block_new(size_t cap); /* at least cap bytes, one reference, used 
 struct block *block_copy(const char *p, size_t n);
 void block_free(struct block *b);
 void block_pool_release(void); /* at the end of a thread */
+size_t block_pool_trim(void);  /* frees as many as lay unused since the last call; returns their bytes */
 
 static inline struct block *block_ref(struct block *b)
 {

@@ -34,6 +34,7 @@ void client_flush_soon(struct worker *w, struct client *c)
 	if (c->flushing)
 		return;
 	c->flushing = true;
+	tidy_later(&w->tidy);
 	c->flush_next = w->flush_clients;
 	w->flush_clients = c;
 }
@@ -211,6 +212,7 @@ static void client_free(struct client *c)
 	sdsfree(c->name);
 	sdsfree(c->lib_name);
 	sdsfree(c->lib_ver);
+	w->tidy.freed += sizeof *c;
 	free(c);
 }
 

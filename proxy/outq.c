@@ -8,7 +8,7 @@
 #define CHUNK_POOL_MAX 4096
 
 static _Thread_local struct outq_chunk *pool;
-static _Thread_local unsigned pooled;
+static _Thread_local unsigned pooled, pooled_least;
 
 static struct outq_chunk *chunk_new(struct outq *q, struct block *b, const char *p, size_t n, bool own)
 {
@@ -16,7 +16,8 @@ static struct outq_chunk *chunk_new(struct outq *q, struct block *b, const char 
 
 	if (c) {
 		pool = c->next;
-		pooled--;
+		if (--pooled < pooled_least)
+			pooled_least = pooled;
 	} else if (!(c = malloc(sizeof *c))) {
 		abort();
 	}
@@ -127,12 +128,26 @@ void outq_clear(struct outq *q)
 	q->bytes = 0;
 }
 
-void outq_pool_release(void)
+static size_t shrink(unsigned to)
 {
-	while (pool) {
+	size_t freed = 0;
+
+	for (; pooled > to; pooled--) {
 		struct outq_chunk *c = pool;
 		pool = c->next;
+		freed += sizeof *c;
 		free(c);
 	}
-	pooled = 0;
+	pooled_least = pooled;
+	return freed;
+}
+
+size_t outq_pool_trim(void)
+{
+	return shrink(pooled - pooled_least);
+}
+
+void outq_pool_release(void)
+{
+	shrink(0);
 }

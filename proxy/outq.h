@@ -32,6 +32,7 @@ void outq_add(struct outq *q, const char *p, size_t n, struct block *holder); /*
 ssize_t outq_write(struct outq *q, int fd, struct tls *tls);
 void outq_clear(struct outq *q);
 void outq_pool_release(void);
+size_t outq_pool_trim(void); /* as block_pool_trim() */
 
 static inline bool outq_empty(const struct outq *q)
 {

@@ -6,6 +6,7 @@
 #define CROSSFADE_REQ_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "proxy/block.h"
@@ -28,8 +29,8 @@ struct wide {
 };
 
 struct req {
+	struct req *made_next, **made_at; /* all that home has made: what is still under way at the end is given back, too */
 	struct req *next, *link;
-	struct req *made_next;      /* all that home has made: what is still under way at the end is given back, too */
 	struct client *client;      /* NULL: the client has gone, the reply is dropped */
 	struct txn *txn;            /* EXEC: what its commands are; freed with the request */
 	struct req *exec;           /* home's: the answer is an element, by `part`, of this EXEC's array; it has no client of its own */
@@ -70,6 +71,8 @@ struct req {
 	bool subscribes;            /* the confirmation of a SUBSCRIBE: from when it is given on, messages are */
 	bool resent;                /* waits in the slot's resend list or was in it */
 };
+
+#define REQ_KEPT offsetof(struct req, next) /* what comes before it outlasts a request */
 
 static inline struct client *req_client(const struct req *r)
 {

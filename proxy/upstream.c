@@ -96,6 +96,23 @@ static void fail_all(struct upstream *u)
 	free(fifo);
 }
 
+size_t upstream_tidy(struct upstream *u)
+{
+	size_t freed = u->fifo_cap * sizeof *u->fifo;
+
+	if (u->fifo_n)
+		return 0;
+	free(u->fifo);
+	u->fifo = NULL;
+	u->fifo_cap = u->fifo_head = 0;
+	if (u->in && u->in_off == u->in->used) {
+		block_unref(u->in);
+		u->in = NULL;
+		u->in_off = 0;
+	}
+	return freed;
+}
+
 /* --- states --- */
 
 static void set_state(struct upstream *u, enum upstream_state state)

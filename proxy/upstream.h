@@ -112,6 +112,7 @@ void upstream_expect_flush(struct upstream *u);
 bool upstream_take_flush(struct upstream *u); /* a push about a flush has come: is it ours? */
 bool upstream_flush_ends(struct upstream *u, bool done); /* done: every node did it; else none is ours from now on, true: one was taken for ours */
 void upstream_flush(struct upstream *u);
+size_t upstream_tidy(struct upstream *u); /* while nothing is awaited: gives its buffers back; returns the bytes that were freed, beside blocks */
 void upstream_close(struct upstream *u);  /* not needed any more; opens again when it is sent something */
 void upstream_give_up(struct upstream *u, const char *why);
 

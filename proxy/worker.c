@@ -28,19 +28,22 @@
 
 struct req *req_new(struct worker *w)
 {
-	struct req *r = w->req_pool, *made_next;
+	struct req *r = w->req_pool;
 
 	if (r) {
 		w->req_pool = r->next;
-		made_next = r->made_next;
+		if (--w->reqs_pooled < w->reqs_least)
+			w->reqs_least = w->reqs_pooled;
 	} else {
 		if (!(r = malloc(sizeof *r)))
 			abort();
-		made_next = w->reqs_made;
+		r->made_next = w->reqs_made;
+		r->made_at = &w->reqs_made;
+		if (r->made_next)
+			r->made_next->made_at = &r->made_next;
 		w->reqs_made = r;
 	}
-	memset(r, 0, sizeof *r);
-	r->made_next = made_next;
+	memset((char *)r + REQ_KEPT, 0, sizeof *r - REQ_KEPT);
 	r->home = (uint16_t)w->id;
 	r->ask_node = NODE_NONE;
 	return r;
@@ -61,6 +64,7 @@ void req_free(struct worker *w, struct req *r)
 	r->watch = NULL;
 	r->next = w->req_pool;
 	w->req_pool = r;
+	w->reqs_pooled++;
 }
 
 static void arrived_home(void *arg)
@@ -133,6 +137,7 @@ static void owner_flush_soon(void *ctx, struct upstream *u)
 	struct worker *w = ctx;
 
 	u->flushing = true;
+	tidy_later(&w->tidy);
 	u->flush_next = w->flush_upstreams;
 	w->flush_upstreams = u;
 }
@@ -546,6 +551,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	if (w->draining)
 		drain_turn(w);
 	set_due(w);
+	tidy_turn(&w->tidy, loop);
 	gather_turn(&w->gather, loop, atomic_load_explicit(&w->stats->latency_us, memory_order_relaxed));
 	set_unfinished(w);
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
@@ -651,6 +657,7 @@ void worker_init(struct worker *w)
 	w->tick.repeat = TICK_S;
 	ev_init(&w->due, on_due);
 	ev_idle_init(&w->unfinished, on_unfinished);
+	tidy_init(w);
 	pause_init(w);
 	w->due.data = w;
 	ev_prepare_init(&w->before_sleep, on_before_sleep);

@@ -17,6 +17,7 @@
 #include "proxy/pubsub.h"
 #include "proxy/req.h"
 #include "proxy/scripts.h"
+#include "proxy/tidy.h"
 #include "proxy/upstream.h"
 
 struct alone;
@@ -77,6 +78,7 @@ struct worker {
 	size_t keys_cap;
 	uint32_t nkeys;
 	struct req *req_pool, *reqs_made;
+	unsigned reqs_pooled, reqs_least; /* least: that were free at one time since the last look of tidy.c */
 	uint64_t tickets;            /* given to blocking commands */
 
 	/* watches */
@@ -103,6 +105,7 @@ struct worker {
 	ev_idle unfinished;          /* there is work for the next turn: the loop does not sleep */
 	ev_prepare before_sleep;
 	struct gather gather;
+	struct tidy tidy;
 	ev_timer tick;               /* while the engine has something that waits for time */
 	ev_timer due;                /* a client's waiting ends */
 	int64_t due_us;              /* when it is set to; 0: it is not */
