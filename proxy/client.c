@@ -13,6 +13,7 @@
 
 #include "net/transport.h"
 #include "proxy/alone.h"
+#include "proxy/knot.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
 #include "resp/convert.h"
@@ -237,6 +238,7 @@ bool client_is_quiet(const struct client *c)
 void client_enqueue(struct client *c, struct req *r)
 {
 	r->client = c;
+	r->from = (uint32_t)c->id;
 	r->proto = c->proto;
 	r->db = c->db;
 	r->silent = client_is_quiet(c);
@@ -333,6 +335,10 @@ void client_done(struct worker *w, struct req *r)
 	}
 	if (c->parked == r)
 		unparked(w, c);
+	if (__builtin_expect(r->knot, 0) && knot_untie(c, r)) {
+		c->held = false;
+		again_soon(w, c);
+	}
 	c->unsent += r->reply_len;
 	if (c->head != r) {
 		if (c->unsent > (size_t)w->fleet->config->client_output_max)

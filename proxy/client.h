@@ -12,6 +12,7 @@
 
 #define CLIENT_INFLIGHT_MAX 1024          /* requests not yet answered before its socket is not read any more: others queue behind them at the server */
 #define CLIENT_SHARE 1024                 /* requests of one client that are looked at in one turn */
+#define KNOTS_MAX 4
 #define CLIENT_OUT_PAUSE (1024 * 1024)    /* bytes waiting for it to read, likewise */
 
 enum quiet { /* CLIENT REPLY */
@@ -36,7 +37,7 @@ struct client {
 	bool unrestricted;         /* its user may do everything: dispatch need not ask */
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
-	bool held;                 /* CLIENT PAUSE: its next request waits */
+	bool held;                 /* CLIENT PAUSE, or a knot: its next request waits */
 	bool flushing, again;      /* in the worker's lists: flush; again, or later */
 	struct client *flush_next, *again_next;
 	struct outq out;
@@ -50,6 +51,8 @@ struct client {
 	const struct command *last; /* command; NULL: none yet */
 	ev_tstamp seen;            /* when it sent something */
 	uint8_t quiet;             /* enum quiet */
+	uint8_t knots;             /* knot.h: on their way, each of another slot */
+	uint16_t knot_slot[KNOTS_MAX];
 	bool is_monitor, no_evict, no_touch;
 	struct pubsub_client *pubsub; /* pubsub.h; NULL: never subscribed */
 	sds name, lib_name, lib_ver;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "proxy/knot.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
@@ -71,10 +72,13 @@ static void fill_key(struct cut *c)
 }
 
 /* Every part's size is known: room for it, its header and the command's name. */
-static void make_room(struct cut *c)
+static void make_room(struct worker *w, struct cut *c)
 {
+	bool knots = false; /* of its parts some (knot.h): few are, so all of the client waits */
+
 	for (uint32_t i = 0; i < c->split->parts; i++) {
 		struct req *part = c->split->part[i];
+		knots |= c->keys[i] > 1;
 		sds head = resp_cat_len(sdsempty(), '*', 1 + (int64_t)c->keys[i] * c->step);
 		part->block = block_new(sdslen(head) + c->name_len + part->len);
 		memcpy(part->block->data, head, sdslen(head));
@@ -84,6 +88,8 @@ static void make_room(struct cut *c)
 		part->bytes = part->block->data;
 		sdsfree(head);
 	}
+	if (knots)
+		knot_whole(w, c->split->whole, c->split->part[0]->slot);
 }
 
 static void forget_slots(struct cut *c)
@@ -92,10 +98,10 @@ static void forget_slots(struct cut *c)
 		c->part_of[c->split->part[i]->slot] = 0;
 }
 
-static void enter(struct cut *c, enum stage stage)
+static void enter(struct worker *w, struct cut *c, enum stage stage)
 {
 	if (stage == FILL) {
-		make_room(c);
+		make_room(w, c);
 		forget_slots(c);
 	}
 	c->stage = stage;
@@ -125,7 +131,7 @@ static bool run(struct worker *w, struct cut *c)
 
 	for (unsigned left = CUT_SLICE; left; left--) {
 		if (c->stage < SUBMIT && c->next_key == nkeys) {
-			enter(c, c->stage + 1);
+			enter(w, c, c->stage + 1);
 			if (c->stage == SUBMIT)
 				s->left = s->parts;
 		}

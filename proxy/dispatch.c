@@ -7,6 +7,7 @@
 #include "proxy/alone.h"
 #include "proxy/blocking.h"
 #include "proxy/client.h"
+#include "proxy/knot.h"
 #include "proxy/local.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
@@ -167,6 +168,7 @@ int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc)
 	uint32_t first = command_first_key(cmd);
 	int n, slot;
 
+	w->nkeys = 0;
 	if (first && cmd->nspecs == 1 && cmd->specs[0].a == 0 && first < argc)
 		return slot_of(w->argv[first]);
 	if (!cmd->nspecs)
@@ -245,7 +247,8 @@ static bool is_cluster(const struct worker *w, enum side side)
 	return w->topology[side] && w->topology[side]->cluster;
 }
 
-static void forward(struct worker *w, struct client *c, struct req *r, int slot)
+/* knot: it has several keys, all of one slot. */
+static void forward(struct worker *w, struct client *c, struct req *r, int slot, bool knot)
 {
 	r->slot = (uint16_t)(slot >= 0 && slot < SLOTS ? slot : (int)(c->id % SLOTS));
 	if (r->waits) {
@@ -253,6 +256,8 @@ static void forward(struct worker *w, struct client *c, struct req *r, int slot)
 		return;
 	}
 	client_enqueue(c, r);
+	if (knot)
+		knot_tie(w, c, r);
 	worker_submit(w, r);
 }
 
@@ -273,7 +278,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		} else {
 			r->wide = wide_of_request(w);
 			r->spans = splits_evenly(cmd, argc);
-			forward(w, c, r, slot_of(w->argv[w->keys[0].index]));
+			forward(w, c, r, slot_of(w->argv[w->keys[0].index]), false);
 		}
 		return;
 	}
@@ -288,7 +293,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	r = make_req(w, p, cmd, block, bytes);
 	r->wide = wide;
 	r->waits = waits;
-	forward(w, c, r, slot);
+	forward(w, c, r, slot, w->nkeys > 1 && !wide);
 }
 
 /* The time-out is judged here; the rest of the words is the server's to judge, at the first try. */
@@ -416,7 +421,8 @@ bool dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		txn_failed(c);
 		return true;
 	}
-	if (__builtin_expect(w->pause, 0) && pause_holds(w, c, cmd)) {
+	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
+	if ((__builtin_expect(w->pause, 0) && pause_holds(w, c, cmd)) || (__builtin_expect(c->knots, 0) && !queued && knot_holds(w, c, cmd, argc))) {
 		c->quiet = quiet;
 		return false;
 	}
@@ -427,7 +433,6 @@ bool dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		return true;
 	if (cmd->flags & (CMD_BODY | CMD_UNLOADS))
 		note_script(w, cmd);
-	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
 	if (__builtin_expect(w->monitored, 0) && !queued && cmd->shape != SHAPE_EXEC) /* that shows what it executes, and itself (txn.c) */
 		monitor_feed(w, c, cmd, argc);
 	if (queued) {

@@ -147,7 +147,7 @@ struct slot_wait *engine_wait(struct engine *e, uint16_t slot, uint8_t why)
 
 static void wait_free(struct engine *e, struct slot_wait *w)
 {
-	assert(!w->resend.head && !w->queue.head && !w->why);
+	assert(!w->resend.head && !w->rest.head && !w->queue.head && !w->why);
 	*(w->prev ? &w->prev->next : &e->waits) = w->next;
 	if (w->next)
 		w->next->prev = w->prev;
@@ -183,7 +183,7 @@ static void start_watch(struct engine *e, struct req *r)
 	e->slots[r->slot].reads++;
 }
 
-static void start(struct engine *e, struct req *r)
+void engine_start(struct engine *e, struct req *r)
 {
 	if (r->spans && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot))) {
 		line_give_back(e, r);
@@ -205,25 +205,11 @@ static void wait_resume(struct engine *e, struct slot_wait *w)
 
 	if (gate_is_shut(e))
 		return; /* the gate's end comes back to it */
-	if (w->why & WAIT_RESEND) {
-		if (e->slots[w->slot].inflight || e->io.now_us(e->io.ctx) < w->resume_us)
-			return;
-		w->probe = NULL;
-		if (w->one_first && w->resend.head) {
-			w->one_first = false;
-			w->probe = req_list_pop(&w->resend);
-			start(e, w->probe);
-			return;
-		}
-		w->why &= ~WAIT_RESEND;
-		struct req_list resend = w->resend;
-		w->resend = (struct req_list){ NULL, NULL };
-		while ((r = req_list_pop(&resend)))
-			start(e, r);
-	}
+	if (w->why & WAIT_RESEND && !order_resumes(e, w))
+		return;
 	while ((r = w->queue.head) && !gate_is_shut(e) && !(e->slots[w->slot].flags & SLOT_FENCED) && !(w->why & WAIT_PART) && !(w->why & WAIT_HOLD && r->write)) {
 		req_list_pop(&w->queue);
-		start(e, r);
+		engine_start(e, r);
 	}
 	if (!w->why && !w->queue.head)
 		wait_free(e, w);
@@ -245,7 +231,7 @@ void engine_begin(struct engine *e, struct req *r)
 	if (engine_must_wait(e, r->slot, r))
 		req_list_push(&engine_wait(e, r->slot, 0)->queue, r);
 	else
-		start(e, r);
+		engine_start(e, r);
 }
 
 /* Something waits, or has several slots. */
@@ -273,7 +259,7 @@ void engine_submit(struct engine *e, struct req *r)
 		return;
 	}
 	if (!s->wait && !(s->flags & SLOT_FENCED) && !s->lined && !r->wide)
-		start(e, r);
+		engine_start(e, r);
 	else
 		submit_in_line(e, r);
 	park_after(e);
@@ -344,31 +330,6 @@ void engine_follower_refused(struct engine *e, enum side side, const struct repl
 		e->io.refresh(e->io.ctx, side, "a node refused what was mirrored to it");
 }
 
-/* Puts the request into the slot's resend list; false: it was tried long enough. */
-static bool resend(struct engine *e, struct req *r, int64_t delay_us)
-{
-	int64_t now = e->io.now_us(e->io.ctx);
-	struct slot_wait *w;
-
-	if (!r->resent) {
-		r->resent = true;
-		r->since_us = now;
-	} else if (now - r->since_us > e->opt.resend_us) {
-		return false;
-	}
-	if (r->mw)
-		mirror_redirected(r->mw);
-	w = engine_wait(e, r->slot, WAIT_RESEND);
-	if (w->probe == r)
-		req_list_push_front(&w->resend, r);
-	else
-		req_list_push(&w->resend, r);
-	w->one_first |= delay_us > 0;
-	if (w->resume_us < now + delay_us)
-		w->resume_us = now + delay_us;
-	return true;
-}
-
 /* The reply says that the command has to go elsewhere or come later. True: it is taken care of. */
 static bool redirected(struct engine *e, struct req *r, const struct reply *reply)
 {
@@ -383,12 +344,12 @@ static bool redirected(struct engine *e, struct req *r, const struct reply *repl
 		if (!e->io.is_cluster(e->io.ctx, side))
 			return false;
 		e->io.refresh(e->io.ctx, side, "a node answered that it cannot serve its slots");
-		return resend(e, r, 20000);
+		return order_resend(e, r, 20000);
 	}
 	uint16_t node = e->io.redirect(e->io.ctx, side, r->slot, text, how->how == RETRY_MOVED);
 	if (how->how == RETRY_ASK)
 		r->ask_node = node;
-	return resend(e, r, node == NODE_NONE ? 20000 : 0);
+	return order_resend(e, r, node == NODE_NONE ? 20000 : 0);
 }
 
 static void on_script_loaded(void *arg, const struct reply *r)
@@ -413,7 +374,7 @@ static bool script_loaded(struct engine *e, struct req *r, const struct reply *r
 	r->loaded = true;
 	e->io.send(e->io.ctx, slot_authority(e, r->slot), r->db, r->slot, NODE_NONE, load, sdslen(load), NULL, 1, on_script_loaded, NULL);
 	sdsfree(load);
-	return resend(e, r, 0);
+	return order_resend(e, r, 0);
 }
 
 /* The connection broke. Reads and what was never sent are tried again; a write that may have been executed is answered with what is known. */
@@ -424,11 +385,13 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 
 	stat_add(&e->stats->errors_upstream, 1);
 	/* a write to several slots could be overtaken in one of them by what is sent again there */
-	if ((repeatable || !reply->sent) && !(r->wide && r->write) && resend(e, r, 20000))
+	if ((repeatable || !reply->sent) && !(r->wide && r->write) && order_resend(e, r, 20000))
 		return;
 	if (!repeatable && reply->sent) {
 		stat_add(&e->stats->unknown_outcome, 1);
 		snprintf(text, sizeof text, "UNKNOWN the connection to %s before the reply came: whether the command was executed is unknown", reply->why);
+		if (e->slots[r->slot].wait && e->slots[r->slot].wait->resend.head)
+			order_executed(e, r); /* it may have been */
 		mirror_unknown(e, r, reply->why);
 	} else {
 		snprintf(text, sizeof text, "CLUSTERDOWN %s", reply->why);
@@ -538,6 +501,8 @@ static void on_reply(void *arg, const struct reply *reply)
 	} else if (!reply->p) {
 		lost(e, r, reply);
 	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
+		if (__builtin_expect(s->wait && s->wait->resend.head, 0))
+			order_executed(e, r);
 		r->reply = reply->p;
 		r->reply_len = reply->n;
 		r->reply_block = reply->block ? block_ref(reply->block) : NULL;

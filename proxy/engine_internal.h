@@ -32,10 +32,11 @@ enum { /* why a slot's commands wait */
 
 struct slot_wait {
 	struct slot_wait *prev, *next; /* engine->waits */
-	struct req_list resend, queue;
+	struct req_list queue;
+	struct req_list resend, rest; /* WAIT_RESEND: turned away since nothing was in flight; to go behind those */
 	int64_t resume_us;  /* WAIT_RESEND: not before */
-	struct req *probe;  /* WAIT_RESEND: goes alone, the others when it was served: a node that begins to serve in the middle of a batch would reorder it */
-	bool one_first;     /* the next is a probe */
+	uint16_t node;      /* WAIT_RESEND: where what is in flight was sent: of `ask_node` */
+	bool one_first;     /* WAIT_RESEND: the next goes alone */
 	int64_t hold_until_us;
 	uint16_t slot;
 	uint8_t why;
@@ -281,7 +282,13 @@ void line_turn(struct engine *e);
 void line_give_back(struct engine *e, struct req *r);
 void line_part(struct engine *e, struct req *part);
 
+/* engine_order.c */
+bool order_resend(struct engine *e, struct req *r, int64_t delay_us); /* it was turned away, and goes again; false: it was tried long enough */
+void order_executed(struct engine *e, const struct req *r);          /* while others of its slot were turned away */
+bool order_resumes(struct engine *e, struct slot_wait *w);           /* true: nothing is left, WAIT_RESEND has ended */
+
 /* engine.c */
+void engine_start(struct engine *e, struct req *r);
 void engine_answer_error(struct engine *e, struct req *r, const char *text);
 bool engine_is_redirect(const struct reply *r); /* an error about the cluster's state, not about the command */
 bool engine_must_wait(const struct engine *e, uint16_t slot, const struct req *r);

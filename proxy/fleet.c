@@ -174,8 +174,19 @@ static void do_topology(void *arg)
 	worker_topology(o->w, o->topology);
 }
 
+static void is_restless_now(struct fleet *f, enum side side, double now)
+{
+	atomic_store_explicit(&f->restless[side], now, memory_order_relaxed);
+}
+
+bool fleet_restless(const struct fleet *f, enum side side, double now)
+{
+	return now - atomic_load_explicit(&f->restless[side], memory_order_relaxed) < RESTLESS_S;
+}
+
 void fleet_topology(struct fleet *f, struct topology *t)
 {
+	is_restless_now(f, t->side, ev_time());
 	if (t->side == SIDE_SOURCE && !f->identity[0]) { /* what clients are told does not change with a flip */
 		snprintf(f->identity, sizeof f->identity, "%s %u.%u.%u", t->product == PRODUCT_REDIS ? "redis" : "valkey", t->version >> 16,
 			 t->version >> 8 & 0xff, t->version & 0xff);
@@ -379,6 +390,7 @@ void fleet_tell_refresh(struct worker *w, enum side side, const char *why)
 	if (now - w->refresh_told[side] < 0.02)
 		return; /* a storm of redirects is one message */
 	w->refresh_told[side] = now;
+	is_restless_now(w->fleet, side, now);
 	struct note *n = note_new(w, why);
 	n->side = side;
 	tell(w, refresh_told, n);

@@ -51,7 +51,9 @@ struct req {
 	const char *reply;
 	size_t reply_len;
 	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
+	uint64_t turned;            /* the owner's, of one that goes again: its key (engine_order.c) */
 	uint32_t part;              /* index in the split, or in the transaction */
+	uint32_t from;              /* the same for all of a client, and for hardly any other; 0: of no client */
 	uint16_t slot;
 	uint16_t db;                /* the client's when it sent this */
 	uint16_t home;
@@ -70,6 +72,7 @@ struct req {
 	bool silent;                /* CLIENT REPLY: the client does not get the answer */
 	bool subscribes;            /* the confirmation of a SUBSCRIBE: from when it is given on, messages are */
 	bool resent;                /* waits in the slot's resend list or was in it */
+	bool knot;                  /* home's: one of the client's knots (knot.h) */
 };
 
 #define REQ_KEPT offsetof(struct req, next) /* what comes before it outlasts a request */

@@ -18,6 +18,7 @@ void split_add(struct worker *w, struct split *s, uint16_t slot, struct block *b
 	r->cmd = s->cmd;
 	r->write = s->whole->write;
 	r->once = s->whole->once;
+	r->from = s->whole->from;
 	r->split = s;
 	r->part = s->parts;
 	r->slot = slot;

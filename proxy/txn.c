@@ -6,6 +6,7 @@
 
 #include "backfill/own_keys.h"
 #include "proxy/client.h"
+#include "proxy/knot.h"
 #include "proxy/local.h"
 #include "proxy/monitor.h"
 #include "proxy/split.h"
@@ -325,6 +326,8 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 	}
 	c->hold |= t->sent < t->n; /* what the proxy does itself in there may change how later commands are understood */
 	client_enqueue(c, r);
+	if (t->slot >= 0)
+		knot_tie(w, c, r);
 	worker_submit(w, r);
 }
 

@@ -102,6 +102,68 @@ def test_order_when_a_slot_is_served_again(servers):
     cluster.close()
 
 
+class HalfMoved:
+    """A slot whose key {t}b is at its new node already, {t}a is not: commands of both are told TRYAGAIN."""
+
+    def __init__(self, cluster, proxy):
+        self.cluster, self.slot = cluster, key_slot("{t}")
+        proxy.pipeline([("SET", "{t}a", "0"), ("SET", "{t}b", "0")])
+        self.src = cluster.slot_map(fresh=True)[self.slot]
+        self.dest = next(n for n in cluster.primaries() if n is not self.src)
+        self.dest.call("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self.src.call("CLUSTER", "MYID"))
+        self.src.call("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self.dest.call("CLUSTER", "MYID"))
+        self.move("{t}b")
+        assert proxy.call("GET", "{t}b") == b"0"  # it is told where the key is: it knows that slots move
+        self.before = self.refused()
+
+    def move(self, *keys):
+        self.src.call("MIGRATE", "127.0.0.1", self.dest.port, "", 0, 5000, "KEYS", *keys)
+
+    def refused(self):
+        return sum(int(n.info("errorstats").get("errorstat_TRYAGAIN", "count=0").split("=")[1]) for n in (self.src, self.dest))
+
+    def finish(self):
+        """When somebody was told so."""
+        wait_until("a command was refused", lambda: self.refused() > self.before, 10, 0.01)
+        self.move("{t}a")
+        for node in [self.dest, self.src] + [p for p in self.cluster.primaries() if p not in (self.src, self.dest)]:
+            node.call("CLUSTER", "SETSLOT", self.slot, "NODE", self.dest.call("CLUSTER", "MYID"))
+
+
+def appends(n, *keys):
+    return ("EVAL", "local n for i = #KEYS, 1, -1 do n = redis.call('APPEND', KEYS[i], ARGV[1]) end return n", len(keys), *keys, n)
+
+
+def test_order_behind_a_command_of_several_keys(redis, proxy):
+    """It is refused and comes again; what its client sent behind it, to the same key, stays behind it."""
+    half = HalfMoved(redis, proxy)
+    others = ["{%d}" % i for i in range(7)]  # more of them than are followed one by one
+    with proxy.connect(timeout=20) as c:
+        behind = [("SET", "{t}a", "2"), ("MGET", "{t}a", "{t}b"), ("MSET", "{t}a", "3", "{u}", "3")] + [("MSET", t + "x", "1", t + "y", "1") for t in others]
+        commands = [("MSET", "{t}a", "1", "{t}b", "1")] + behind + [("GET", "{t}a"), ("DEL", "{t}b", "{t}c"), ("MGET", "{t}a", "{t}b")]
+        c.send_raw(b"".join(map(encode, commands)))
+        half.finish()
+        replies = [c.read() for _ in commands][1:]
+        assert replies == [b"OK", [b"2", b"1"], b"OK"] + [b"OK"] * len(others) + [b"3", 1, [b"3", None]]
+    assert proxy.call("MGET", "{t}a", "{t}b") == [b"3", None]
+
+
+def test_order_of_two_clients(redis, proxy):
+    """Each reply tells how long the value was then: the value itself must say the same."""
+    half = HalfMoved(redis, proxy)
+    with proxy.connect(timeout=20) as one, proxy.connect(timeout=20) as two:
+        said = {}
+        for client, tags in ((one, "ABCD"), (two, "WXYZ")):
+            client.send_raw(b"".join(encode(appends(t, "{t}a", "{t}b") if i % 2 == (client is two) else ("APPEND", "{t}a", t)) for i, t in enumerate(tags)))
+        half.finish()
+        for client, tags in ((one, "ABCD"), (two, "WXYZ")):
+            at = [client.read() for _ in tags]
+            assert at == sorted(at), "order of one client"
+            said.update(zip(at, tags))
+    value = proxy.call("GET", "{t}a").decode()
+    assert len(value) == 9 and all(value[n - 1] == t for n, t in said.items()), (value, said)
+
+
 # ---- failover
 
 def replica_of(cluster, primary):

@@ -1,0 +1,245 @@
+/* Commands of one slot that are turned away and sent again: who goes when, and to which node (engine_order.c). Each answer comes when the test says so. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proxy/engine.h"
+#include "resp/slot.h"
+#include "resp/write.h"
+
+#define SENT_MAX 32
+#define OTHER_NODE 7
+#define ASK "-ASK 7629 127.0.0.1:1\r\n"
+#define DOWN "-CLUSTERDOWN Hash slot not served\r\n"
+#define OK "+OK\r\n"
+
+struct world {
+	struct engine *engine;
+	struct worker_stats stats;
+	struct { uint16_t node; reply_fn *fn; void *arg; sds bytes; } sent[SENT_MAX];
+	unsigned first, n; /* sent[first … n) are not answered */
+	sds answers;       /* a word each */
+	int64_t now_us;
+};
+
+static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint16_t node, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg)
+{
+	struct world *w = ctx;
+
+	(void)side, (void)db, (void)slot, (void)holder, (void)replies;
+	assert_true(w->n < SENT_MAX);
+	w->sent[w->n].node = node;
+	w->sent[w->n].fn = fn;
+	w->sent[w->n].arg = arg;
+	w->sent[w->n++].bytes = sdsnewlen(p, n);
+}
+
+static void io_answer(void *ctx, struct req *r)
+{
+	struct world *w = ctx;
+
+	w->answers = sdscatprintf(w->answers, "%u:%.*s ", r->from, (int)strcspn(r->reply, " \r"), r->reply);
+	block_unref(r->block);
+	block_unref(r->reply_block);
+	free(r);
+}
+
+static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct slice error, bool moved)
+{
+	(void)ctx, (void)side, (void)slot, (void)error, (void)moved;
+	return OTHER_NODE;
+}
+
+static void io_refresh(void *ctx, enum side side, const char *why)
+{
+	(void)ctx, (void)side, (void)why;
+}
+
+static bool io_is_cluster(void *ctx, enum side side)
+{
+	(void)ctx, (void)side;
+	return true;
+}
+
+static int64_t io_now_us(void *ctx)
+{
+	return ((struct world *)ctx)->now_us;
+}
+
+static int begin(void **state)
+{
+	struct world *w = calloc(1, sizeof *w);
+	struct engine_io io = { .ctx = w, .send = io_send, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh, .is_cluster = io_is_cluster, .now_us = io_now_us };
+	struct engine_options o = { .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20, .inband_max = 1 << 20, .resend_us = 1000000 };
+	static uint8_t authority[SLOTS], mine[SLOTS];
+	static bool synced[SLOTS];
+
+	memset(mine, 1, sizeof mine);
+	w->engine = engine_new(&io, &o, authority, synced, mine, &w->stats);
+	w->answers = sdsempty();
+	*state = w;
+	return 0;
+}
+
+static void later(struct world *w)
+{
+	w->now_us += 30000;
+	engine_turn(w->engine);
+}
+
+static int end(void **state)
+{
+	struct world *w = *state;
+
+	assert_int_equal(w->first, w->n);
+	later(w);
+	assert_true(engine_idle(w->engine));
+	engine_free(w->engine);
+	for (unsigned i = 0; i < w->n; i++)
+		sdsfree(w->sent[i].bytes);
+	sdsfree(w->answers);
+	free(w);
+	return 0;
+}
+
+/* SET of one key, MSET of two. */
+static void submit(struct world *w, uint32_t from, const char *a, const char *b)
+{
+	struct req *r = calloc(1, sizeof *r);
+	sds s = b ? resp_cat_words(sdsempty(), "MSET", a, "1", b, "2", NULL) : resp_cat_words(sdsempty(), "SET", a, "1", NULL);
+
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	r->cmd = command_find(b ? SLICE_LIT("mset") : SLICE_LIT("set"));
+	r->slot = slot_of(SLICE_LIT("{t}"));
+	r->ask_node = NODE_NONE;
+	r->write = true;
+	r->from = from;
+	sdsfree(s);
+	engine_submit(w->engine, r);
+}
+
+static void answer(struct world *w, const char *text)
+{
+	struct reply r = { .why = "a node was lost", .sent = true };
+
+	assert_true(w->first < w->n);
+	if (text) {
+		r.block = block_copy(text, strlen(text));
+		r.p = r.block->data;
+		r.n = strlen(text);
+	}
+	w->first++;
+	w->sent[w->first - 1].fn(w->sent[w->first - 1].arg, &r);
+	block_unref(r.block);
+}
+
+static void assert_sent(const struct world *w, unsigned at, const char *key, uint16_t node)
+{
+	assert_true(at < w->n);
+	assert_non_null(strstr(w->sent[at].bytes, key));
+	assert_int_equal(w->sent[at].node, node);
+}
+
+/* What is asked of another node goes when nothing is under way at the slot's own, and the other way round; those of one node go together. */
+static void test_one_node_at_a_time(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, 1, "{t}a", NULL);
+	submit(w, 1, "{t}b", NULL);
+	submit(w, 1, "{t}c", NULL);
+	answer(w, ASK);
+	submit(w, 1, "{t}d", NULL);
+	answer(w, ASK);
+	assert_int_equal(w->n, 3);
+	answer(w, OK);
+	assert_int_equal(w->n, 5);
+	assert_sent(w, 3, "{t}a", OTHER_NODE);
+	assert_sent(w, 4, "{t}b", OTHER_NODE);
+	answer(w, OK);
+	assert_int_equal(w->n, 5);
+	answer(w, OK);
+	assert_int_equal(w->n, 6);
+	assert_sent(w, 5, "{t}d", NODE_NONE);
+	answer(w, OK);
+	assert_string_equal(w->answers, "1:+OK 1:+OK 1:+OK 1:+OK ");
+}
+
+/* What is turned away a second time goes before what has not been sent again. */
+static void test_turned_away_again(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, 1, "{t}a", "{t}b");
+	submit(w, 2, "{t}a", NULL);
+	answer(w, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+	answer(w, ASK);
+	submit(w, 3, "{t}b", NULL);
+	assert_int_equal(w->n, 2);
+	later(w);
+	assert_int_equal(w->n, 3);
+	assert_sent(w, 2, "MSET", NODE_NONE);
+	answer(w, "-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
+	later(w);
+	assert_int_equal(w->n, 4);
+	assert_sent(w, 3, "MSET", NODE_NONE);
+	answer(w, OK);
+	assert_int_equal(w->n, 5);
+	assert_sent(w, 4, "{t}a", OTHER_NODE);
+	answer(w, OK);
+	assert_int_equal(w->n, 6);
+	assert_sent(w, 5, "{t}b", NODE_NONE);
+	answer(w, OK);
+}
+
+/* A node that begins to serve in the middle of a batch: what it did of the end may not be followed by the beginning, for the same client and key. */
+static void test_overtaken(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, 1, "{t}a", NULL);
+	submit(w, 1, "{t}b", NULL);
+	submit(w, 2, "{t}a", NULL);
+	submit(w, 1, "{t}a", NULL);
+	answer(w, DOWN);
+	answer(w, DOWN);
+	answer(w, OK);
+	assert_string_equal(w->answers, "2:+OK ");
+	answer(w, OK);
+	assert_string_equal(w->answers, "2:+OK 1:-TRYAGAIN 1:+OK ");
+	later(w);
+	assert_int_equal(w->n, 5);
+	assert_sent(w, 4, "{t}b", NODE_NONE);
+	answer(w, OK);
+}
+
+/* …nor what may have been executed when the connection broke. */
+static void test_overtaken_perhaps(void **state)
+{
+	struct world *w = *state;
+
+	submit(w, 1, "{t}a", "{t}b");
+	submit(w, 1, "{t}a", NULL);
+	answer(w, DOWN);
+	answer(w, NULL);
+	assert_string_equal(w->answers, "1:-TRYAGAIN 1:-UNKNOWN ");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_one_node_at_a_time, begin, end),
+		cmocka_unit_test_setup_teardown(test_turned_away_again, begin, end),
+		cmocka_unit_test_setup_teardown(test_overtaken, begin, end),
+		cmocka_unit_test_setup_teardown(test_overtaken_perhaps, begin, end),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
