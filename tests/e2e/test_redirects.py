@@ -134,16 +134,17 @@ def appends(n, *keys):
     return ("EVAL", "local n for i = #KEYS, 1, -1 do n = redis.call('APPEND', KEYS[i], ARGV[1]) end return n", len(keys), *keys, n)
 
 
-def test_order_behind_a_command_of_several_keys(redis, proxy):
+@pytest.mark.parametrize("several", [[("MSET", "{t}a", "1", "{t}b", "1")], [("MULTI",), ("SET", "{t}a", "1"), ("SET", "{t}b", "1"), ("EXEC",)]], ids=["mset", "exec"])
+def test_order_behind_a_command_of_several_keys(redis, proxy, several):
     """It is refused and comes again; what its client sent behind it, to the same key, stays behind it."""
     half = HalfMoved(redis, proxy)
     others = ["{%d}" % i for i in range(7)]  # more of them than are followed one by one
     with proxy.connect(timeout=20) as c:
         behind = [("SET", "{t}a", "2"), ("MGET", "{t}a", "{t}b"), ("MSET", "{t}a", "3", "{u}", "3")] + [("MSET", t + "x", "1", t + "y", "1") for t in others]
-        commands = [("MSET", "{t}a", "1", "{t}b", "1")] + behind + [("GET", "{t}a"), ("DEL", "{t}b", "{t}c"), ("MGET", "{t}a", "{t}b")]
+        commands = several + behind + [("GET", "{t}a"), ("DEL", "{t}b", "{t}c"), ("MGET", "{t}a", "{t}b")]
         c.send_raw(b"".join(map(encode, commands)))
         half.finish()
-        replies = [c.read() for _ in commands][1:]
+        replies = [c.read() for _ in commands][len(several):]
         assert replies == [b"OK", [b"2", b"1"], b"OK"] + [b"OK"] * len(others) + [b"3", 1, [b"3", None]]
     assert proxy.call("MGET", "{t}a", "{t}b") == [b"3", None]
 
