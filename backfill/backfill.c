@@ -76,13 +76,14 @@ static void on_feed(struct ev_loop *loop, ev_prepare *w, int revents)
 	pipeline_feed(b, now);
 	tour_feed(b->rescan, now);
 	tour_feed(b->verify, now);
+	newcomers_feed(b, now);
 }
 
 static bool has_work(const struct backfill *b)
 {
 	bool scanning = b->scan.stage != SCAN_OFF && b->scan.stage != SCAN_DONE;
 
-	return scanning || b->scan.alive || b->repairs || b->unoffered.n || b->checkpoint_dirty || b->holds || tour_active(b->rescan) ||
+	return scanning || b->newcomers || b->scan.alive || b->repairs || b->unoffered.n || b->checkpoint_dirty || b->holds || tour_active(b->rescan) ||
 	       tour_active(b->verify);
 }
 
@@ -164,6 +165,7 @@ void backfill_free(struct backfill *b)
 	/* What is awaited comes back as lost; a stopped scan's copies end, repairs are offered as failed or end with the queues. */
 	for (int s = 0; s < SIDES; s++)
 		conns_free(b, s);
+	newcomers_free(b);
 	tour_free(b->verify);
 	tour_free(b->rescan);
 	pipeline_free(b);
@@ -189,6 +191,7 @@ void backfill_topology(struct backfill *b, struct topology *t)
 	scan_topology(b, side, before);
 	tour_topology(b->rescan, side, before);
 	tour_topology(b->verify, side, before);
+	newcomers_topology(b, side, before);
 	topology_unref(before);
 	bf_wake(b);
 }

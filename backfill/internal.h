@@ -374,6 +374,13 @@ struct functions_compare;
 typedef void functions_equal_fn(void *arg, int equal); /* 1, 0; -1: could not be read */
 void functions_compare(struct backfill *b, enum side authority, functions_equal_fn *fn, void *arg);
 
+/* ---- newcomers.c ---- */
+
+struct newcomer;
+void newcomers_topology(struct backfill *b, enum side side, const struct topology *before);
+void newcomers_feed(struct backfill *b, double now);
+void newcomers_free(struct backfill *b); /* when no connection is left */
+
 /* ---- tour.c ---- */
 
 struct tour *tour_new(struct backfill *b, bool verify);
@@ -406,6 +413,7 @@ struct backfill {
 	struct uncarried *uncarried;
 	struct hold *holds;       /* the first one is asked for or held */
 	struct tour *rescan, *verify;
+	struct newcomer *newcomers;
 	ev_prepare feed;
 	ev_timer tick;
 	double second;            /* last whole-second work */

@@ -227,11 +227,12 @@ class Cluster:
 
     self.nodes holds the primaries first, in the order of their slots, then the replicas
     round by round. After a failover primaries() tells who is one now. With first_port
-    the ports follow each other from there, and the bus ports lie 500 below.
+    the ports follow each other from there, and the bus ports lie 500 below. With few the first
+    primary has only the first so many slots: it is quickly emptied.
     """
 
-    def __init__(self, kind="redis-7.0", shards=3, replicas=0, conf=None, first_port=None, tls=None):
-        self.kind, self.shards, self.replicas = kind, shards, replicas
+    def __init__(self, kind="redis-7.0", shards=3, replicas=0, conf=None, first_port=None, tls=None, few=0):
+        self.kind, self.shards, self.replicas, self.few = kind, shards, replicas, few
         self.nodes = []
         self._map = None
         try:
@@ -260,9 +261,11 @@ class Cluster:
     def _form(self):
         for i, node in enumerate(self.nodes):
             node.call("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
-        for i, node in enumerate(self.nodes[:self.shards]):
-            node.call("CLUSTER", "ADDSLOTSRANGE", i * SLOTS // self.shards,
-                      (i + 1) * SLOTS // self.shards - 1)
+        starts = [i * SLOTS // self.shards for i in range(self.shards)] + [SLOTS]
+        if self.few:
+            starts[1:-1] = [self.few + i * (SLOTS - self.few) // (self.shards - 1) for i in range(self.shards - 1)]
+        for node, first, end in zip(self.nodes, starts, starts[1:]):
+            node.call("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
         # All to all, so that nobody has to hear of anybody by gossip.
         for i, node in enumerate(self.nodes):
             for other in self.nodes[i + 1:]:
