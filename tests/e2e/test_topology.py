@@ -34,6 +34,7 @@ def equal(proxy, authority, follower):
         raise AssertionError("\n".join(lines[:20]))
 
 
+@pytest.mark.long
 def test_nodes_join_and_leave(servers):
     """The only configured node of each side is among those that go."""
     source, target = servers.cluster("redis-7.0", conf=STAY, few=FEW), servers.cluster("valkey-9.1", conf=STAY, few=FEW)
