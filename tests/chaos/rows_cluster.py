@@ -4,11 +4,12 @@ import time
 
 from harness import Client, RespError, key_slot
 from harness.process import wait_until
+from harness.reshape import join, leave, reshard, slots_of
 from harness.resp import ProtocolError
 
 from .clients import KEYS, Load
 from .row import Row
-from .world import Broken
+from .world import CONF, Broken
 
 SLOW = {"backfill-keys-per-s": 1500, "backfill-adaptive": False}
 
@@ -153,8 +154,20 @@ class Mover(threading.Thread):
             node.call("CLUSTER", "SETSLOT", slot, "NODE", ids[dest])
 
 
+def visit(side, load, rng):
+    """A node joins, serves some slots of another for a while, and leaves."""
+    host, guest = rng.choice(side.primaries()), join(side, CONF)
+    slots = slots_of(side, host)
+    at = rng.randrange(len(slots) - 20)
+    slots = [s for s in slots[at:at + 20] if s - slots[at] < 20]
+    reshard(side, slots, host, guest)
+    load.more(60)
+    reshard(side, slots, guest, host)
+    leave(side, guest)
+
+
 def moved(ctx):
-    """Slots with keys that clients write move on both sides at once, while the backfill runs, then while both are equal."""
+    """Slots with keys that clients write move on both sides at once, while the backfill runs, then while both are equal; nodes come and go."""
     world, rng = ctx.world, ctx.rng
     proxy = world.fresh(keys=1500, config=SLOW)
     written = [key_slot("a:%s:%d" % (kind, i)) for kind in ("list", "text", "counter", "register") for i in range(KEYS)] + [key_slot(t) for t in ("{q}", "{m}", "{c}")]
@@ -169,13 +182,14 @@ def moved(ctx):
                 if m.is_alive() or m.wrong:
                     raise Broken("a slot could not be moved: %r" % (m.wrong,))
                 count += m.moved
+            visit(rng.choice([world.source, world.target]), load, rng)
             load.more(60)
             proxy.ctl("throttle", "--off")
             proxy.wait("synced", timeout=90)
         figures = world.judge(load)
         if load.lost_links or load.unknown:
             raise Broken("clients noticed: %d connections lost, %d writes of unknown outcome" % (load.lost_links, load.unknown))
-        return {"slots_moved": count, "rest_s_max": figures["rest_s"], "acknowledged": load.acknowledged(), "longest_ms_max": round(load.longest_s * 1000)}
+        return {"nodes_came_and_went": 2, "slots_moved": count, "rest_s_max": figures["rest_s"], "acknowledged": load.acknowledged(), "longest_ms_max": round(load.longest_s * 1000)}
 
 
 ROWS = [
