@@ -261,6 +261,16 @@ static void forward(struct worker *w, struct client *c, struct req *r, int slot,
 	worker_submit(w, r);
 }
 
+static struct req *make_counted(struct worker *w, const struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc,
+				struct block *block, const char *bytes)
+{
+	struct req *r = make_req(w, p, cmd, block, bytes);
+
+	if (__builtin_expect(atomic_load_explicit(&w->fleet->nnoloop, memory_order_relaxed) != 0, 0))
+		tracking_write_begins(w, c, r, cmd, argc);
+	return r;
+}
+
 static void route(struct worker *w, struct client *c, const struct resp_request *p, const struct command *cmd, uint32_t argc, struct block *block,
 		  const char *bytes, bool waits)
 {
@@ -271,7 +281,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	if (slot == -1)
 		usage_cross_slot(w->stats->usage, cmd);
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
-		r = make_req(w, p, cmd, block, bytes);
+		r = make_counted(w, c, p, cmd, argc, block, bytes);
 		/* Behind a cluster every slot has its owner, whatever the other side is; only a standalone source has one owner for all. */
 		if (is_cluster(w, SIDE_SOURCE) || is_cluster(w, fleet_authority(w->fleet, slot_of(w->argv[w->keys[0].index])))) {
 			split_request(w, c, cmd, argc, r);
@@ -290,7 +300,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		}
 		wide = wide_of_request(w);
 	}
-	r = make_req(w, p, cmd, block, bytes);
+	r = make_counted(w, c, p, cmd, argc, block, bytes);
 	r->wide = wide;
 	r->waits = waits;
 	forward(w, c, r, slot, w->nkeys > 1 && !wide);

@@ -16,6 +16,7 @@ struct client;
 struct split;
 struct txn;
 struct watch;
+struct written;
 struct mwrite;
 struct engine;
 struct worker;
@@ -36,6 +37,7 @@ struct req {
 	struct req *exec;           /* home's: the answer is an element, by `part`, of this EXEC's array; it has no client of its own */
 	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
 	struct split *split;        /* part of a split command, or NULL */
+	struct written *written;    /* home's: tracking.h; NULL: nobody has NOLOOP */
 	struct wide *wide;          /* as one command for a standalone server; NULL: all keys are of `slot` */
 	struct block *block;
 	const char *bytes;

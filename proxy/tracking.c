@@ -30,6 +30,7 @@ void tracking_set(struct worker *w, struct client *c, struct tracking_mode *m)
 		HASH_ADD(hh, x->trackers, id, sizeof t->id, t);
 		atomic_fetch_add(&w->fleet->ntrackers, 1);
 	}
+	atomic_fetch_add(&w->fleet->nnoloop, (unsigned)m->noloop - (unsigned)t->mode.noloop);
 	tracking_mode_release(&t->mode);
 	t->mode = *m;
 	t->broken = false;
@@ -44,6 +45,7 @@ void tracking_drop(struct client *c)
 	if (!t)
 		return;
 	HASH_DEL(w->tracking->trackers, t);
+	atomic_fetch_sub(&w->fleet->nnoloop, t->mode.noloop);
 	tracking_mode_release(&t->mode);
 	free(t);
 	c->session->tracker = NULL;
@@ -207,19 +209,42 @@ static void untrack(struct tracking *x, struct tracked *k)
 	free(k);
 }
 
-/* Who has read it is told, and it is forgotten. */
-static void changed(struct tracking *x, struct tracked *k)
+/* Who has read it is told, and it is forgotten; not yet if a client may have changed it itself (tracking_own.c). pushed: by a server; else it has to go. */
+static void changed(struct tracking *x, struct tracked *k, bool pushed)
 {
 	sds one = resp_cat_bulk(resp_cat_len(sdsempty(), '*', 1), slice(k->key, k->len));
+	uint32_t kept = 0;
 
 	for (uint32_t i = 0; i < k->n; i++) {
 		struct tracker *t;
 		HASH_FIND(hh, x->trackers, &k->ids[i], sizeof k->ids[i], t);
-		if (t && !t->mode.bcast)
+		if (!t || t->mode.bcast)
+			continue;
+		if (pushed && tracking_is_own(x, t, slice(k->key, k->len)))
+			k->ids[kept++] = t->id;
+		else
 			tell(t, slice(one, sdslen(one)));
 	}
 	sdsfree(one);
-	untrack(x, k);
+	k->n = kept;
+	if (!kept)
+		untrack(x, k);
+}
+
+void tracking_unread(struct tracking *x, uint64_t id, struct slice key)
+{
+	struct tracked *k;
+	uint32_t n = 0;
+
+	HASH_FIND(hh, x->keys, key.p, key.n, k);
+	if (!k)
+		return;
+	for (uint32_t i = 0; i < k->n; i++)
+		if (k->ids[i] != id)
+			k->ids[n++] = k->ids[i];
+	k->n = n;
+	if (!n)
+		untrack(x, k);
 }
 
 static struct tracked *tracked_get(struct tracking *x, struct slice key)
@@ -237,7 +262,7 @@ static struct tracked *tracked_get(struct tracking *x, struct slice key)
 	x->bytes += key.n;
 	HASH_ADD(hh, x->keys, key, key.n, k);
 	while (x->keys != k && (HASH_COUNT(x->keys) > TRACKED_KEYS_MAX || x->bytes > TRACKED_BYTES_MAX))
-		changed(x, x->keys); /* the first is the oldest */
+		changed(x, x->keys, false); /* the first is the oldest */
 	return k;
 }
 
@@ -273,6 +298,19 @@ static void note(struct tracking *x, struct slice key, uint64_t id)
 	k->ids[k->n++] = id;
 }
 
+int tracking_keys(struct worker *w, const struct command *cmd, uint32_t argc)
+{
+	int n;
+
+	while ((n = command_keys(cmd, argc, w->argv, w->keys, (int)w->keys_cap)) > (int)w->keys_cap) {
+		w->keys_cap = (size_t)n;
+		w->keys = realloc(w->keys, w->keys_cap * sizeof *w->keys);
+		if (!w->keys)
+			abort();
+	}
+	return n;
+}
+
 void tracking_note(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	const struct tracker *t = c->session->tracker;
@@ -280,14 +318,12 @@ void tracking_note(struct worker *w, struct client *c, const struct command *cmd
 
 	if (t->mode.bcast || (t->mode.optin && !t->caching) || (t->mode.optout && t->caching) || !cmd->nspecs || !(cmd->flags & (CMD_READONLY | CMD_SCRIPT)))
 		return;
-	while ((n = command_keys(cmd, argc, w->argv, w->keys, (int)w->keys_cap)) > (int)w->keys_cap) {
-		w->keys_cap = (size_t)n;
-		w->keys = realloc(w->keys, w->keys_cap * sizeof *w->keys);
-		if (!w->keys)
-			abort();
-	}
-	for (int i = 0; i < n; i++)
+	n = tracking_keys(w, cmd, argc);
+	for (int i = 0; i < n; i++) {
 		note(w->tracking, w->argv[w->keys[i].index], c->id);
+		if (t->mode.noloop)
+			tracking_read_again(w->tracking, c->id, w->argv[w->keys[i].index]);
+	}
 }
 
 void tracking_caching_ends(struct client *c)
@@ -297,8 +333,8 @@ void tracking_caching_ends(struct client *c)
 
 /* --- changes --- */
 
-/* One message for each prefix of each client, as the servers do. */
-static void tell_prefixes(struct tracker *t, const struct slice *keys, uint32_t n)
+/* One message for each prefix of each client, as the servers do. A key has one prefix at most. */
+static void tell_prefixes(struct tracking *x, struct tracker *t, const struct slice *keys, uint32_t n)
 {
 	for (unsigned i = 0; i < t->mode.nprefixes; i++) {
 		const sds prefix = t->mode.prefixes[i];
@@ -306,7 +342,7 @@ static void tell_prefixes(struct tracker *t, const struct slice *keys, uint32_t 
 		sds found = sdsempty();
 		int64_t hits = 0;
 		for (uint32_t k = 0; k < n; k++) {
-			if (keys[k].n < len || memcmp(keys[k].p, prefix, len) != 0)
+			if (keys[k].n < len || memcmp(keys[k].p, prefix, len) != 0 || tracking_is_own(x, t, keys[k]))
 				continue;
 			found = resp_cat_bulk(found, keys[k]);
 			hits++;
@@ -327,11 +363,11 @@ void tracking_changed(struct tracking *x, const struct slice *keys, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		HASH_FIND(hh, x->keys, keys[i].p, keys[i].n, k);
 		if (k)
-			changed(x, k);
+			changed(x, k, true);
 	}
 	for (struct tracker *t = x->trackers; t && n; t = t->hh.next)
 		if (t->mode.bcast)
-			tell_prefixes(t, keys, n);
+			tell_prefixes(x, t, keys, n);
 }
 
 void tracking_forget_all(struct tracking *x)

@@ -8,7 +8,7 @@
  *   a flip                    ─► both sides count until it is over, then one null invalidation; what was read before is forgotten
  *   a connection is lost      ─► a null invalidation at once, and another one when every node is listened to again: what was missed is unknown
  *
- * So a client may be told more than a server would have told it, never less. Its own writes are told with NOLOOP, too.
+ * So a client may be told more than a server would have told it, never less. NOLOOP: tracking_own.c.
  * Bounded by TRACKED_KEYS_MAX keys and TRACKED_BYTES_MAX bytes of them: the oldest are told as changed and forgotten, as the servers do.
  * Thread: the worker's. */
 #ifndef CROSSFADE_TRACKING_H
@@ -29,9 +29,13 @@ struct tracker; /* what a client tracks; in its session */
 struct told;    /* a client that others' invalidations are redirected to; in its session */
 struct tracking;
 struct worker;
+struct written; /* what a request writes, while anybody has NOLOOP; the request's */
 
 /* Of a tracking client that is not in BCAST mode: the keys that the request at hand (w->argv) reads are noted. */
 void tracking_note(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc);
+/* While fleet->nnoloop: the keys that the request at hand (w->argv), r or a part of it, writes. */
+void tracking_write_begins(struct worker *w, const struct client *c, struct req *r, const struct command *cmd, uint32_t argc);
+void tracking_write_ended(struct worker *w, struct written *written); /* takes it */
 void tracking_caching_ends(struct client *c); /* what CLIENT CACHING said held for the command before this */
 void tracking_drop(struct client *c);         /* OFF, RESET, the end */
 void tracking_untold(struct client *c);       /* the end: redirections to it break */

@@ -32,6 +32,8 @@ struct told {
 	struct client *client;
 };
 
+struct own_write;
+
 struct tracked { /* a key that clients have read */
 	UT_hash_handle hh;
 	uint64_t *ids;
@@ -46,6 +48,7 @@ struct tracking {
 	struct tracker *trackers;
 	struct told *told;
 	struct tracked *keys;
+	struct own_write *own; /* of clients with NOLOOP */
 	size_t bytes;
 	uint8_t authority[SLOTS]; /* by which the keys were read */
 	uint32_t epoch;
@@ -61,6 +64,12 @@ void tracking_mode_release(struct tracking_mode *m);
 void tracking_forget_all(struct tracking *x);   /* a null invalidation to everybody */
 void tracking_changed(struct tracking *x, const struct slice *keys, uint32_t n);
 void tracking_set(struct worker *w, struct client *c, struct tracking_mode *m); /* takes what m holds */
+int tracking_keys(struct worker *w, const struct command *cmd, uint32_t argc); /* those of w->argv, in w->keys */
+void tracking_unread(struct tracking *x, uint64_t id, struct slice key); /* it is not told of this key */
+/* tracking_own.c */
+void tracking_read_again(struct tracking *x, uint64_t id, struct slice key);
+bool tracking_is_own(struct tracking *x, const struct tracker *t, struct slice key); /* a push: is it about its own write? Once for each push */
+void tracking_own_release(struct tracking *x);
 void tracking_wait(struct tracking *x, struct req *r);
 
 #endif

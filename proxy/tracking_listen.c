@@ -118,6 +118,7 @@ void tracking_free(struct worker *w)
 	ev_timer_stop(w->loop, &x->again);
 	ev_timer_stop(w->loop, &x->settle);
 	side_release(&x->side);
+	tracking_own_release(x);
 	tracking_forget_all(x);
 	free(x->waiting);
 	free(x);

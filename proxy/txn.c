@@ -291,17 +291,31 @@ static void answer_own(struct worker *w, struct client *c, struct txn *t)
 	client_done(w, r);
 }
 
+/* One command behind the other: a read behind a write is tracked, the other way round it is not (NOLOOP). */
+static void track(struct worker *w, struct client *c, const struct txn *t, struct req *r)
+{
+	bool counted = atomic_load_explicit(&w->fleet->nnoloop, memory_order_relaxed) != 0, tracks = c->session->tracker;
+
+	for (uint32_t i = 0; (counted || tracks) && i < t->n; i++) {
+		const struct txn_command *q = &t->commands[i];
+		if (q->local || q->own)
+			continue;
+		uint32_t argc = words_again(w, t->bytes + q->at, q->len);
+		if (tracks)
+			tracking_note(w, c, q->cmd, argc);
+		if (counted)
+			tracking_write_begins(w, c, r, q->cmd, argc);
+	}
+	if (tracks)
+		tracking_caching_ends(c);
+}
+
 static void send_block(struct worker *w, struct client *c, const struct command *cmd, struct txn *t)
 {
 	struct session *s = c->session;
 	struct req *r = req_new(w);
 
-	if (s->tracker) {
-		for (uint32_t i = 0; i < t->n; i++)
-			if (!t->commands[i].local && !t->commands[i].own)
-				tracking_note(w, c, t->commands[i].cmd, words_again(w, t->bytes + t->commands[i].at, t->commands[i].len));
-		tracking_caching_ends(c);
-	}
+	track(w, c, t, r);
 	if (t->spans)
 		r->wide = dispatch_wide(w, t);
 	t->bytes = sdscatlen(t->bytes, exec_bytes, sizeof exec_bytes - 1);

@@ -55,6 +55,9 @@ void req_free(struct worker *w, struct req *r)
 	block_unref(r->block);
 	block_unref(r->reply_block);
 	free(r->wide);
+	if (__builtin_expect(r->written != NULL, 0))
+		tracking_write_ended(w, r->written);
+	r->written = NULL;
 	r->wide = NULL;
 	txn_free(r->txn);
 	watch_unref(r->watch);

@@ -123,6 +123,12 @@ struct node_note {
 	uint8_t *state; /* enum node_state, one per worker */
 };
 
+#define CHANGES_STRIPES 4096
+
+struct change_count { /* writes of clients to keys of one stripe (tracking_own.c) */
+	_Atomic uint32_t begun, ended;
+};
+
 struct fleet {
 	struct fleet_start start;
 	const struct config *config;
@@ -138,6 +144,8 @@ struct fleet {
 	_Atomic uint64_t nclients, next_client_id;
 	_Atomic int64_t script_us;   /* engine_strays.c */
 	_Atomic uint64_t ntrackers;  /* clients that have CLIENT TRACKING on */
+	_Atomic unsigned nnoloop;    /* …with NOLOOP: changes are counted */
+	struct change_count changes[CHANGES_STRIPES];
 	struct scripts *scripts;
 	struct receivers *receivers;
 	struct acl_log *acl_log;

@@ -1,6 +1,8 @@
 """CLIENT TRACKING through the proxy: who has read a key is told when it changes, whoever changed it; nothing is missed over a flip."""
+import threading
+
 import pytest
-from harness.process import wait_until
+from harness.process import frozen, wait_until
 from harness.resp import Push
 
 KINDS = ["redis-7.0", "valkey-9.1"]
@@ -141,6 +143,112 @@ def test_flush_and_ends(alone):
         c.close()
     wait_until("nobody tracks", lambda: b"tracking_clients:0" in proxy.call("INFO", "clients"))
     wait_until("nothing is listened to", lambda: b"-tracking " not in server.call("CLIENT", "LIST"))
+
+
+MINE = [("SET", "{0}", 1), ("INCR", "{0}"), ("DEL", "{0}"), ("RPUSH", "{0}", "a", "b"), ("LPOP", "{0}"), ("RENAME", "{0}", "{0}x"), ("MSET", "{0}", 1, "{0}y", 2), ("EXPIRE", "{0}", 100)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode, caching", [([], None), (["OPTIN"], "yes"), (["OPTOUT"], None), (["BCAST"], None), (["BCAST", "PREFIX", "m", "PREFIX", "o", "PREFIX", "last", "PREFIX", "both"], None)])
+def test_noloop(alone, kind, mode, caching):
+    """Not of its own writes, by itself and in transactions, one behind the other and pipelined; of all others', also to a key that it has just written."""
+    server, proxy = alone(kind)
+    told = []
+    for endpoint in (server, proxy):
+        server.flushall()
+        with endpoint.connect(protocol=3) as c, endpoint.connect() as w:
+            def read(*keys):
+                for k in keys:
+                    c.call("CLIENT", "CACHING", caching) if caching else None
+                    c.call("EXISTS", k)
+            assert c.call("CLIENT", "TRACKING", "ON", "NOLOOP", *mode) == b"OK"
+            for i in range(20):
+                mine = ["m%d%s" % (i, s) for s in ("", "x", "y")]
+                calls = [[str(word).format(mine[0]) for word in call] for call in MINE]
+                read("o%d" % i, *mine)
+                if i % 3 == 0:
+                    for call in calls:
+                        c.call(*call)
+                        read(*mine)
+                else:
+                    c.pipeline(calls if i % 3 == 1 else [["MULTI"]] + calls + [["EXEC"]])
+                w.call("SET", "o%d" % i, i)
+                c.call("SETNX", "both", i)
+                read("both")
+                w.call("SET", "both", i)
+            read("last")
+            w.call("SET", "last", 1)
+            pushes = pushes_until(c, [b"invalidate", [b"last"]])
+            told.append([k for _, keys in pushes for k in keys])
+    for keys in told:
+        assert not [k for k in keys if k.startswith(b"m")]
+        assert [k for k in keys if k.startswith(b"o")] == [b"o%d" % i for i in range(20)] and keys.count(b"both") >= 20
+
+
+@pytest.mark.parametrize("mode", [[], ["BCAST"]])
+def test_noloop_among_others(alone, mode):
+    """Others write the same key at the same time: what the client goes on taking for the value, its own write or what it read, is the value."""
+    _, proxy = alone("valkey-9.1")
+    with proxy.connect(protocol=3) as c:
+        c.call("CLIENT", "TRACKING", "ON", "NOLOOP", *mode)
+        kept = 0
+        for n in range(30):
+            cache = {}
+
+            def take():
+                while c.pushes:
+                    for key in c.pushes.popleft()[1]:
+                        cache.pop(key, None)
+
+            def write(i):
+                with proxy.connect() as w:
+                    for k in range(n % 15):
+                        w.call("SET", "k", "%d-%d-%d" % (n, i, k))
+            others = [threading.Thread(target=write, args=(i,)) for i in range(3)]
+            for t in others:
+                t.start()
+            for k in range(10):
+                c.call("SET", "k", k)
+                take()
+                cache[b"k"] = b"%d" % k
+                if not mode:
+                    value = c.call("GET", "k")
+                    take()
+                    cache[b"k"] = value
+            for t in others:
+                t.join()
+            c.call("GET", "last")
+            take()
+            with proxy.connect() as w:
+                w.call("SET", "last", n)
+                for push in pushes_until(c, [b"invalidate", [b"last"]]):
+                    c.pushes.append(push)
+                take()
+                value = w.call("GET", "k")
+            assert cache.get(b"k", value) == value, n
+            kept += b"k" in cache
+        assert kept
+
+
+@pytest.mark.parametrize("mode", [[], ["BCAST"]])
+def test_noloop_in_one_cycle(alone, mode):
+    """The server does its write and somebody else's in one go, and tells of both in one message: it is told."""
+    server, proxy = alone("valkey-9.1")
+    with proxy.connect(protocol=3) as c, proxy.connect() as w, proxy.connect() as eye:
+        assert c.call("CLIENT", "TRACKING", "ON", "NOLOOP", *mode) == b"OK"
+        for order in ((c, w), (w, c)) * 3:
+            for client in order:
+                client.call("GET", "k")
+            with frozen([server]):
+                for n, client in enumerate(order):
+                    client.send("SET", "k", n)
+                    wait_until("it is on its way", lambda: eye.call("CLIENT", "LIST").count(b" cmd=set ") == n + 1)
+            for client in order:
+                assert client.read(20) == b"OK"
+            while not c.pushes:
+                c.pushes.append(c.read_push(20))
+            assert all(list(p) == [b"invalidate", [b"k"]] for p in c.pushes)
+            c.pushes.clear()
 
 
 def test_own_reads_and_writes_in_one_pipeline(alone):
