@@ -87,6 +87,16 @@ static bool has_work(const struct backfill *b)
 	       tour_active(b->verify);
 }
 
+static void adapt(struct backfill *b, double now)
+{
+	uint64_t requests, us;
+
+	if (!b->pace.adaptive)
+		return;
+	b->host->latency(b->host->ctx, bf_authority(b, 0), &requests, &us);
+	pace_adapt(&b->pace, now, requests, us);
+}
+
 static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct backfill *b = w->data;
@@ -98,7 +108,7 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
 	tour_tick(b->rescan, now);
 	tour_tick(b->verify, now);
 	checkpoint_tick(b, now, false);
-	pace_adapt(&b->pace, now, b->pace.adaptive ? b->host->pressure(b->host->ctx) : 0, b->scan.rate);
+	adapt(b, now);
 	if (now - b->second >= 0.25) {
 		b->second = now;
 		scan_sample(b, now);

@@ -105,8 +105,8 @@ struct backfill_host {
 	/* A dirty slot was walked on both sides and all that differed was marked: called for each slot, or once with SLOTS if a side is
 	 * standalone and all slots were walked together. Not called for a slot that was asked for again meanwhile: its next walk does. */
 	void (*slot_clean)(void *ctx, uint16_t slot);
-	/* Foreground latency pressure now, 0 = none … 1 = give way wholly (adaptive pace). */
-	double (*pressure)(void *ctx);
+	/* Of requests of clients at this side, so far: how many were looked at, how long they took together (adaptive pace). */
+	void (*latency)(void *ctx, enum side side, uint64_t *requests, uint64_t *us);
 	/* Something worth telling: backfill finished, verify finished, state changed, checkpoint written. */
 	void (*event)(void *ctx, const char *what);
 	void (*log)(void *ctx, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -152,7 +152,8 @@ void cursor_feed(struct backfill *b, double now)
 	struct conn *c = conn_of(b, s->from, 0);
 	char cursor[24];
 
-	if (!c || !conn_ready(c, now) || s->scanning || s->cursor_end || s->nwindows >= WINDOWS_MAX || !scan_has_room(b, SCAN_KEYS))
+	if (!c || !conn_ready(c, now) || s->scanning || s->cursor_end || s->nwindows >= WINDOWS_MAX || !scan_has_room(b, SCAN_KEYS) ||
+	    c->work.n >= pace_ahead(&b->pace))
 		return;
 	struct unit *u = unit_new(b, UNIT_WINDOW);
 	u->conn = c;
@@ -266,7 +267,7 @@ static void on_pass(void *arg, struct slice reply, const char *why)
 	}
 	if (u->scanned)
 		pass_probe(u);
-	else if (scan_has_room(b, SCAN_KEYS))
+	else if (scan_has_room(b, SCAN_KEYS) && u->conn->work.n < pace_ahead(&b->pace))
 		pass_scan(u);
 	/* else pass_feed goes on with it when there is room */
 }
@@ -289,7 +290,8 @@ void pass_feed(struct backfill *b)
 
 	for (unsigned i = 0; i < cs->n; i++) {
 		struct unit *u = cs->list[i] ? cs->list[i]->pass : NULL;
-		if (u && !u->dead && u->conn && !u->asked && !u->probes && !u->scanned && scan_has_room(b, SCAN_KEYS))
+		if (u && !u->dead && u->conn && !u->asked && !u->probes && !u->scanned && scan_has_room(b, SCAN_KEYS) &&
+		    u->conn->work.n < pace_ahead(&b->pace))
 			pass_scan(u);
 	}
 }

@@ -17,6 +17,7 @@
 
 #include <assert.h>
 #include <ev.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -265,6 +266,7 @@ struct scan {
 	double due[SLOTS];          /* SLOT_TODO: not before */
 	unsigned todo;
 	unsigned counting;          /* answers still to come */
+	unsigned run;               /* counts scans: what an older one asked for is not mistaken */
 	uint64_t expected;          /* keys of lists that are awaited */
 	unsigned alive;             /* scan copies alive */
 	struct unit *units;         /* doubly linked */
@@ -350,20 +352,50 @@ void checkpoint_remove(struct backfill *b);
 
 /* ---- pace.c ---- */
 
+enum pace_stage {
+	PACE_FREE,  /* no clients: no limit */
+	PACE_QUIET, /* nothing is copied: what clients' requests take when nobody disturbs them */
+	PACE_COPY,  /* what they take while keys are copied at `cap` */
+};
+
+/* Requests, and how long they took together. */
+struct pace_sum {
+	double n, us;
+};
+
+/* Keys, or bytes, that may go: a token bucket. The level may be negative: what was too much is waited for. */
+struct bucket {
+	double level, filled;
+};
+
 struct pace {
 	uint64_t keys_per_s, bytes_per_s;
+	struct bucket keys, bytes;
+	struct bucket checks;  /* what verify and walks compare: held by the adaptive limit alone */
+	/* adaptive */
 	bool adaptive;
-	double keys, bytes;    /* levels; may be negative: what was too much is waited for */
-	double filled;         /* when */
-	double cap;            /* adaptive limit in keys/s, 0: none */
-	double pressure;       /* smoothed */
-	double adapted;
+	enum pace_stage stage;
+	double cap;            /* keys/s; outlasts PACE_FREE, as the place to begin at */
+	bool grown;            /* it has been too much once: from then on it grows slowly */
+	double since;          /* of the stage */
+	double looked;         /* when the counters were read last */
+	double clients_at;     /* when a request was seen last */
+	double glance_at;      /* when `glance` began */
+	uint64_t seen_n, seen_us; /* of the counters at the last look */
+	struct pace_sum calm;  /* over the last quiet stages, older ones count less */
+	struct pace_sum now;   /* of this stage */
+	struct pace_sum glance; /* of a part of it: gross trouble is seen at once */
+	bool held;             /* the cap was reached in this stage: only then is it worth raising */
 	bool by_keys, by_bytes, by_cap; /* what held keys back since the last look */
 };
 void pace_set(struct pace *p, uint64_t keys_per_s, uint64_t bytes_per_s, bool adaptive, double now);
 unsigned pace_allowed(struct pace *p, double now, unsigned want); /* keys that may start now */
 void pace_spend(struct pace *p, unsigned keys, uint64_t bytes);
-void pace_adapt(struct pace *p, double now, double pressure, double rate);
+unsigned pace_checks(struct pace *p, double now, unsigned want);  /* keys that may be compared now: they are spent with it */
+/* Called every few ms with the host's counters, which only grow. */
+void pace_adapt(struct pace *p, double now, uint64_t requests, uint64_t us);
+/* Keys of a node that are worth listing ahead; UINT_MAX if nothing holds them. */
+unsigned pace_ahead(const struct pace *p);
 enum bf_held pace_held_by(struct pace *p); /* HELD_NOTHING if nothing; forgets */
 
 /* ---- functions.c ---- */

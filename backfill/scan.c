@@ -17,7 +17,7 @@
 
 #define LIST_SLACK 32
 #define AGAIN_S 0.25       /* a slot put back waits this long */
-#define COUNT_MAX 4096     /* slots counted by one pipelined request */
+#define COUNT_AT_ONCE 256
 #define RETRY_S 0.5
 #define FUNCTIONS_TRIED 5
 #define RATE_SMOOTH 0.3
@@ -326,9 +326,14 @@ static void slot_open(struct backfill *b, struct conn *c, uint16_t slot)
 static void conn_open_slots(struct backfill *b, struct conn *c, double now)
 {
 	struct scan *s = &b->scan;
-	unsigned looked = 0, big = 0;
+	unsigned looked = 0, big = 0, lists = NODE_LISTS, ahead = pace_ahead(&b->pace);
 
-	while (c->scan_todo > 0 && c->listing < NODE_LISTS && looked < SLOTS) {
+	/* Held back, one list at a time: many at once would be a lump, and their slots would stay open for long. */
+	if (c->work.n >= ahead)
+		return;
+	if (ahead != UINT_MAX)
+		lists = 1;
+	while (c->scan_todo > 0 && c->listing < lists && looked < SLOTS) {
 		uint16_t slot = (uint16_t)c->scan_next;
 		c->scan_next = (c->scan_next + 1) % SLOTS;
 		looked++;
@@ -351,12 +356,15 @@ static void conn_open_slots(struct backfill *b, struct conn *c, double now)
 
 /* ---- counting ---- */
 
+/* The slots of one node, a few at a time: all at once would keep the server, and its clients, for as long as some ten thousand commands take. */
 struct counting {
 	struct backfill *b;
 	struct conn *c;
-	uint16_t next;      /* replies come in the order of the slots */
-	unsigned n;
-	uint16_t slots[];
+	unsigned run;       /* of the scan that asks */
+	unsigned db;
+	unsigned from;      /* the next slot to ask for */
+	unsigned next, n;   /* replies come in the order of the slots */
+	uint16_t slots[COUNT_AT_ONCE];
 };
 
 static void counting_end(struct counting *k)
@@ -367,6 +375,29 @@ static void counting_end(struct counting *k)
 	if (--b->scan.counting > 0 || b->scan.stage != SCAN_COUNT || b->scan.asking)
 		return;
 	scan_counts(b);
+}
+
+static void on_count(void *arg, struct slice reply, const char *why);
+
+/* False: every slot was asked for. */
+static bool count_some(struct counting *k)
+{
+	struct backfill *b = k->b;
+	char number[16];
+
+	k->n = k->next = 0;
+	sdsclear(b->scratch);
+	for (; k->from < SLOTS && k->n < COUNT_AT_ONCE; k->from++) {
+		if (b->scan.state[k->from] == SLOT_DONE || conn_of(b, b->scan.from, (uint16_t)k->from) != k->c)
+			continue;
+		k->slots[k->n++] = (uint16_t)k->from;
+		snprintf(number, sizeof(number), "%u", k->from);
+		b->scratch = resp_cat_words(b->scratch, "CLUSTER", "COUNTKEYSINSLOT", number, NULL);
+	}
+	if (!k->n)
+		return false;
+	bulk_send(k->c->bulk, (int)k->db, b->scratch, sdslen(b->scratch), k->n, on_count, k);
+	return true;
 }
 
 static void on_count(void *arg, struct slice reply, const char *why)
@@ -381,53 +412,27 @@ static void on_count(void *arg, struct slice reply, const char *why)
 		counting_end(k);
 		return;
 	}
-	if (reply_int(reply, &n) && n > 0) {
+	if (k->run == b->scan.run && reply_int(reply, &n) && n > 0) {
 		b->scan.count[k->slots[k->next]] += (uint32_t)n; /* of each database */
 		b->scan.big[k->slots[k->next]] = b->scan.count[k->slots[k->next]] > SLOT_SCAN_OVER;
 	}
-	if (++k->next == k->n)
+	if (++k->next < k->n)
+		return;
+	if (b->scan.stage != SCAN_COUNT || k->run != b->scan.run || !count_some(k))
 		counting_end(k);
-}
-
-static void count_send(struct backfill *b, struct conn *c, unsigned db, const uint16_t *slots, unsigned n)
-{
-	struct counting *k = must(malloc(sizeof(*k) + n * sizeof(*slots)));
-	char number[16];
-
-	*k = (struct counting){ .b = b, .c = c, .n = n };
-	memcpy(k->slots, slots, n * sizeof(*slots));
-	sdsclear(b->scratch);
-	for (unsigned i = 0; i < n; i++) {
-		snprintf(number, sizeof(number), "%u", slots[i]);
-		b->scratch = resp_cat_words(b->scratch, "CLUSTER", "COUNTKEYSINSLOT", number, NULL);
-	}
-	b->scan.counting++;
-	bulk_send(c->bulk, (int)db, b->scratch, sdslen(b->scratch), n, on_count, k);
-}
-
-static void count_slots(struct backfill *b, struct conn *c, const uint16_t *slots, unsigned n)
-{
-	for (unsigned db = db_set_next(&b->scan.dbs, 0); db < DBS_MAX; db = db_set_next(&b->scan.dbs, db + 1))
-		count_send(b, c, db, slots, n);
 }
 
 static void count_node(struct backfill *b, struct conn *c)
 {
-	uint16_t slots[COUNT_MAX];
-	unsigned n = 0;
-
 	c->counted = true;
-	for (unsigned i = 0; i < SLOTS; i++) {
-		if (b->scan.state[i] == SLOT_DONE || conn_of(b, b->scan.from, (uint16_t)i) != c)
-			continue;
-		slots[n++] = (uint16_t)i;
-		if (n == COUNT_MAX) {
-			count_slots(b, c, slots, n);
-			n = 0;
-		}
+	for (unsigned db = db_set_next(&b->scan.dbs, 0); db < DBS_MAX; db = db_set_next(&b->scan.dbs, db + 1)) {
+		struct counting *k = must(calloc(1, sizeof(*k)));
+		*k = (struct counting){ .b = b, .c = c, .run = b->scan.run, .db = db };
+		if (count_some(k))
+			b->scan.counting++;
+		else
+			free(k);
 	}
-	if (n)
-		count_slots(b, c, slots, n);
 }
 
 static void count_all(struct backfill *b)
@@ -471,13 +476,14 @@ void scan_init(struct backfill *b)
 {
 	struct scan *s = &b->scan;
 	bool paused = s->paused;
-	unsigned alive = s->alive, counting = s->counting;
+	unsigned alive = s->alive, counting = s->counting, run = s->run + 1;
 	struct unit *units = s->units;
 
 	memset(s, 0, sizeof(*s));
 	s->paused = paused;
 	s->alive = alive; /* copies of a stopped scan come back later */
 	s->counting = counting;
+	s->run = run;
 	s->units = units;
 	s->windows_tail = &s->windows;
 	s->todo = SLOTS;

@@ -690,13 +690,12 @@ static void on_tour_hold(void *arg, bool ok)
 
 static void start_checks(struct tour *t)
 {
-	const struct pace *p = &t->b->pace;
-	unsigned window = CHECK_WINDOW;
+	size_t room = t->inflight < CHECK_WINDOW ? CHECK_WINDOW - t->inflight : 0;
+	unsigned n = (unsigned)(room < t->ready.n ? room : t->ready.n);
 
-	/* Gives way as the copy does. */
-	if (p->adaptive && p->pressure > 0.1)
-		window = (unsigned)(CHECK_WINDOW * (1 - p->pressure)) / 4 + 8;
-	while (t->ready.n && t->inflight < window)
+	if (n)
+		n = pace_checks(&t->b->pace, bf_now(t->b), n); /* gives way as the copy does */
+	for (; n > 0 && t->ready.n; n--)
 		check_start(checks_pop(&t->ready));
 }
 

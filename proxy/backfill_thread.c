@@ -87,9 +87,9 @@ static void host_slot_clean(void *ctx, uint16_t slot)
 	fleet_slot_clean(((struct backfill_thread *)ctx)->fleet, slot);
 }
 
-static double host_pressure(void *ctx)
+static void host_latency(void *ctx, enum side side, uint64_t *requests, uint64_t *us)
 {
-	return fleet_pressure(((struct backfill_thread *)ctx)->fleet);
+	fleet_latency(((struct backfill_thread *)ctx)->fleet, side, requests, us);
 }
 
 static void run_event(void *arg)
@@ -408,7 +408,7 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->self = THREAD_BACKFILL(workers);
 	t->to_control = THREAD_CONTROL(workers);
 	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
-					  host_slot_clean, host_pressure, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes,
+					  host_slot_clean, host_latency, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes,
 					  .uncarried = host_uncarried, .read_followed = host_read_followed };
 	atomic_store(&t->stats.eta_s, -1);
 	return t;

@@ -320,7 +320,7 @@ static struct ear *ear_new(struct pubsub *p, uint16_t node)
 	ear->owner.formers = NULL;
 	ear->owner.up = ear_up;
 	ear->owner.lost = ear_lost;
-	ear->owner.latency_us = &p->latency_us;
+	ear->owner.latency = NULL;
 	ear->upstream = upstream_new(&ear->owner, w->upstreams[node]->side, w->upstreams[node]->name);
 	return ear;
 }

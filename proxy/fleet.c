@@ -762,17 +762,12 @@ void fleet_slot_clean(struct fleet *f, uint16_t slot)
 	to_owners(f, do_slot_clean, slot);
 }
 
-#define CALM_US 2000.0  /* smoothed time of a request at the authority that asks nobody to give way */
-#define STRAIN_US 20000.0
-
-double fleet_pressure(struct fleet *f)
+void fleet_latency(struct fleet *f, enum side side, uint64_t *requests, uint64_t *us)
 {
-	double worst = 0;
-
+	*requests = *us = 0;
 	for (unsigned i = 0; i < f->nworkers; i++) {
-		double us = (double)atomic_load_explicit(&f->stats[i].latency_us, memory_order_relaxed);
-		double p = (us - CALM_US) / (STRAIN_US - CALM_US);
-		worst = p > worst ? p : worst;
+		const struct latency *l = &f->stats[i].latency[side];
+		*requests += atomic_load_explicit(&l->requests, memory_order_acquire);
+		*us += atomic_load_explicit(&l->us, memory_order_relaxed);
 	}
-	return worst > 1 ? 1 : worst;
 }

@@ -13,6 +13,7 @@
 #include "backfill/backfill.h"
 #include "backfill/topology.h"
 #include "proxy/config.h"
+#include "proxy/latency.h"
 #include "proxy/listen.h"
 #include "proxy/mailbox.h"
 
@@ -40,7 +41,7 @@ struct worker_stats {
 	_Atomic int64_t dirty_age_us;  /* of the key that is dirty for the longest time, 0 = none */
 	_Atomic uint64_t blocked;      /* clients parked at this owner */
 	_Atomic uint64_t errors_upstream, unknown_outcome;
-	_Atomic int64_t latency_us;    /* smoothed time of a request at the authority: pressure for the pace */
+	struct latency latency[SIDES]; /* of requests at each side: the pace of copying gives way by those at the authority, which are the clients' */
 };
 
 enum node_state { NODE_IDLE, NODE_CONNECTING, NODE_UP, NODE_DOWN };
@@ -130,7 +131,7 @@ void fleet_changes(struct fleet *f, uint16_t slot);
 void fleet_read_followed(struct fleet *f, uint16_t slot, sds request, unsigned replies); /* takes the request */
 void fleet_slot_done(struct fleet *f, uint16_t slot);
 void fleet_slot_clean(struct fleet *f, uint16_t slot);
-double fleet_pressure(struct fleet *f);
+void fleet_latency(struct fleet *f, enum side side, uint64_t *requests, uint64_t *us);
 
 /* What owners tell the backfill worker (implemented in backfill_thread.c; called on worker threads, they post). */
 void backfill_thread_repair(struct backfill_thread *t, unsigned from, uint16_t db, struct slice key, uint16_t slot, uint8_t losses);

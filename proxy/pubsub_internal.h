@@ -66,7 +66,6 @@ struct pubsub {
 	bool look;             /* what is heard where has to be looked at at the end of the turn */
 	bool retry;            /* …at the next tick */
 	ev_timer tick;
-	_Atomic int64_t latency_us; /* nobody asks */
 	struct {
 		uint64_t flip;
 		unsigned left;     /* PINGs on their way; a next flip has to wait for them */

@@ -35,7 +35,7 @@ void side_init(struct side_connections *s, struct worker *w, const char *suffix)
 	s->owner.pushed = ignore_push;
 	s->owner.up = ignore_up;
 	s->owner.lost = ignore_lost;
-	s->owner.latency_us = &s->latency_us;
+	s->owner.latency = NULL;
 }
 
 struct upstream *side_to(struct side_connections *s, const struct upstream *data, bool *made)

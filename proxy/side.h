@@ -8,7 +8,6 @@
 
 struct side_connections {
 	struct upstream_owner owner; /* as the worker's; who has it may change what its connections do before the first is made */
-	_Atomic int64_t latency_us;  /* nobody looks at it */
 	char name[80];
 	struct upstream **nodes;
 	unsigned n;

@@ -419,10 +419,14 @@ static void sample(struct upstream *u, uint64_t start)
 {
 	if (u->sample_at == 0 || start < u->sample_start)
 		return;
-	int64_t us = (int64_t)((now(u) - u->sample_at) * 1e6);
-	int64_t old = atomic_load_explicit(u->owner->latency_us, memory_order_relaxed);
-	atomic_store_explicit(u->owner->latency_us, old + (us - old) / 8, memory_order_relaxed);
+	struct latency *l = u->owner->latency ? &u->owner->latency[u->side] : NULL;
+	double us = (now(u) - u->sample_at) * 1e6;
+
 	u->sample_at = 0;
+	if (!l)
+		return;
+	atomic_store_explicit(&l->us, atomic_load_explicit(&l->us, memory_order_relaxed) + (us > 0 ? (uint64_t)us : 0), memory_order_relaxed);
+	atomic_store_explicit(&l->requests, atomic_load_explicit(&l->requests, memory_order_relaxed) + 1, memory_order_release);
 }
 
 /* One complete reply stands at in_off. False: the connection is gone. */
@@ -639,8 +643,6 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 		upstream_give_up(u, "it did not answer to TLS in time: does it speak TLS?");
 	} else if (u->state != UPSTREAM_UP) {
 		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
-	} else if (!u->fifo_n && now(u) - u->progress > 1) { /* idle: no pressure that an old sample would tell of */
-		atomic_store_explicit(u->owner->latency_us, atomic_load_explicit(u->owner->latency_us, memory_order_relaxed) / 2, memory_order_relaxed);
 	} else if (u->fifo_n && now(u) - u->progress > u->owner->reply_timeout_s) {
 		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
 		upstream_give_up(u, why);

@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 
 #include "backfill/topology.h"
+#include "proxy/latency.h"
 #include "proxy/outq.h"
 #include "proxy/req.h"
 #include "resp/parse.h"
@@ -53,7 +54,7 @@ struct upstream_owner { /* the worker */
 	bool (*pushed)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push; true: it is the answer that is awaited first */
 	void (*up)(void *ctx, struct upstream *u);
 	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
-	_Atomic int64_t *latency_us;
+	struct latency *latency;                                      /* by side; NULL: nobody looks at it */
 };
 
 struct upstream {

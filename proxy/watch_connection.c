@@ -52,7 +52,7 @@ static void owner_init(struct worker *w)
 	w->watch_owner.pushed = side_pushed;
 	w->watch_owner.up = side_up;
 	w->watch_owner.lost = side_lost;
-	w->watch_owner.latency_us = &w->watch_latency_us; /* an idle one tells nothing of the server's pressure */
+	w->watch_owner.latency = NULL;
 }
 
 /* One that nobody has, or a new one. */

@@ -641,7 +641,7 @@ void worker_init(struct worker *w)
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
 		.flush_soon = owner_flush_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
-		.latency_us = &w->stats->latency_us,
+		.latency = w->stats->latency,
 	};
 	resp_request_init(&w->parser, &resp_default_limits);
 	resp_request_init(&w->reparser, &resp_default_limits);

@@ -86,7 +86,6 @@ struct worker {
 	struct { struct upstream *u; struct watch *to; } *lent; /* connections of clients that watch keys of this worker; to NULL: free */
 	unsigned nlent;
 	struct upstream_owner watch_owner;
-	_Atomic int64_t watch_latency_us;
 	struct keyspace_parts *parts; /* keyspace.c's */
 
 	struct pubsub *pubsub;

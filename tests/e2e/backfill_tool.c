@@ -363,10 +363,11 @@ static void host_slot_clean(void *ctx, uint16_t slot)
 	cleans += slot == SLOTS ? SLOTS : 1;
 }
 
-static double host_pressure(void *ctx)
+static void host_latency(void *ctx, enum side side, uint64_t *requests, uint64_t *us)
 {
 	(void)ctx;
-	return 0;
+	(void)side;
+	*requests = *us = 0;
 }
 
 static void host_event(void *ctx, const char *what)
@@ -399,7 +400,7 @@ static int64_t host_now_ms(void *ctx, enum side side)
 
 static const struct backfill_host host = {
 	.token = host_token, .authority = host_authority, .offer = host_offer, .mark = host_mark, .hold = host_hold,
-	.release = host_release, .slot_done = host_slot_done, .slot_clean = host_slot_clean, .pressure = host_pressure,
+	.release = host_release, .slot_done = host_slot_done, .slot_clean = host_slot_clean, .latency = host_latency,
 	.event = host_event, .log = host_log, .now_ms = host_now_ms,
 };
 

@@ -318,6 +318,31 @@ def test_pause_resume_and_throttle(pair, crossfade):
     assert diff(source, target) == []
 
 
+def test_adaptive_pace_gives_way_to_clients_only(pair, crossfade):
+    source, target = pair
+    fill(source, 6000)
+    proxy = crossfade(source, target, config={"backfill-adaptive": True})
+    over = threading.Event()
+
+    def client():
+        with Client(proxy.port, timeout=60) as c:
+            while not over.is_set():
+                c.pipeline([("GET", "k:%d" % i) for i in range(20)])
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        wait_until("the client works", lambda: proxy.status()["commands"] > 100)
+        proxy.ctl("start")
+        wait_until("it gives way", lambda: proxy.status()["backfill"]["held_by"] == "adaptive", 30, 0.05)
+        before = copied(proxy)
+        wait_until("it goes on all the same", lambda: copied(proxy) > before, 30, 0.05)
+    finally:
+        over.set()
+        thread.join(60)
+    proxy.wait("synced,dirty=0,lag=0")
+    assert diff(source, target) == []
+
+
 def test_bytes_per_second(lone, crossfade):
     """Never more bytes than the limit allows since the beginning, whatever was looked at when. What the keys weigh is known only when they
     were read: those that were on their way to be read at once come on top."""

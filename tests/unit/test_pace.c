@@ -56,24 +56,95 @@ static void bytes_limit(void **state)
 	assert_int_equal(pace_held_by(&p), HELD_BYTES_LIMIT);
 }
 
+/* Clients whose requests take `calm` us, and more in proportion to what is copied: `per_1000` us for a thousand keys/s. */
+struct world {
+	struct pace p;
+	double now, per_s, calm, per_1000, rate;
+	uint64_t requests, us;
+	unsigned worst; /* keys started in one turn */
+};
+
+/* Keys that start in `seconds`, in turns of 5 ms. */
+static double lives(struct world *w, double seconds)
+{
+	double n = 0, due = 0;
+
+	for (double end = w->now + seconds; w->now < end; w->now += 0.005) {
+		pace_adapt(&w->p, w->now, w->requests, w->us);
+		unsigned k = pace_allowed(&w->p, w->now, 1024);
+		pace_spend(&w->p, k, 0);
+		n += k;
+		w->worst = k > w->worst ? k : w->worst;
+		w->rate = 0.7 * w->rate + 0.3 * (k / 0.005);
+		for (due += w->per_s * 0.005; due >= 1; due--) {
+			w->requests++;
+			w->us += (uint64_t)(w->calm + w->per_1000 * w->rate / 1000);
+		}
+	}
+	return n / seconds;
+}
+
+/* Without clients nothing holds it. With them it begins small, and grows to what they do not notice, wherever that is; when they have gone, nothing holds it. */
 static void adaptive(void **state)
 {
-	struct pace p = { 0 };
-	double now = 0;
+	struct world w = { .per_s = 0, .calm = 500, .per_1000 = 10, .now = 100, .requests = 12345, .us = 99999999 };
 
 	(void)state;
-	pace_set(&p, 0, 0, true, 0);
-	for (int i = 0; i < 30; i++, now += 0.2)
-		pace_adapt(&p, now, 1.0, 100000);
-	assert_true(p.cap > 0 && p.cap < 1000);
-	assert_true(run(&p, &now, 1, 0) < 2000);
-	assert_int_equal(pace_held_by(&p), HELD_ADAPTIVE);
-	for (int i = 0; i < 200; i++, now += 0.2)
-		pace_adapt(&p, now, 0.0, p.cap);
-	assert_true(p.cap > 100000 || p.cap == 0);
+	pace_set(&w.p, 0, 0, true, w.now);
+	assert_true(lives(&w, 1) > 200000);
+	assert_int_equal(pace_held_by(&w.p), HELD_NOTHING);
+	w.per_s = 2000;
+	lives(&w, 0.1);
+	w.worst = 0;
+	assert_in_range(lives(&w, 1), 500, 2000);
+	assert_int_equal(pace_held_by(&w.p), HELD_ADAPTIVE);
+	lives(&w, 30);
+	/* A twentieth of 500 us and 20 us more is 4,500 keys/s. */
+	assert_in_range(lives(&w, 30), 2000, 6000);
+	assert_in_range(w.worst, 1, 200);
+	w.per_s = 0;
+	lives(&w, 1);
+	assert_true(lives(&w, 1) > 200000);
 	/* Turned off, it holds nothing. */
-	pace_set(&p, 0, 0, false, now);
-	assert_int_equal(pace_allowed(&p, now, 1024), 1024);
+	pace_set(&w.p, 0, 0, false, w.now);
+	assert_int_equal(pace_allowed(&w.p, w.now, 1024), 1024);
+}
+
+/* Clients that wait longer for reasons of their own do not stop it; those that wait for it make it go down at once, but never to nothing. */
+static void adaptive_answers_for_itself(void **state)
+{
+	struct world w = { .per_s = 2000, .calm = 500, .per_1000 = 1, .now = 100 };
+
+	(void)state;
+	pace_set(&w.p, 0, 0, true, w.now);
+	lives(&w, 30);
+	w.calm = 5000;
+	lives(&w, 10);
+	assert_true(lives(&w, 10) > 10000);
+	w.per_1000 = 10000;
+	lives(&w, 3);
+	assert_in_range(lives(&w, 20), 400, 2000);
+	w.per_1000 = 0;
+	lives(&w, 60);
+	assert_true(lives(&w, 10) > 20000);
+}
+
+/* Checks of verify are held by it, too, and by no other limit. */
+static void checks(void **state)
+{
+	struct world w = { .per_s = 2000, .calm = 500, .per_1000 = 10000, .now = 100 };
+	unsigned n = 0;
+
+	(void)state;
+	pace_set(&w.p, 10, 0, false, w.now);
+	assert_int_equal(pace_checks(&w.p, w.now, 1024), 1024);
+	pace_set(&w.p, 0, 0, true, w.now);
+	lives(&w, 20);
+	for (int i = 0; i < 400; i++) {
+		lives(&w, 0.005);
+		n += pace_checks(&w.p, w.now, 1024);
+	}
+	assert_in_range(n, 100, 4000);
 }
 
 int main(void)
@@ -83,6 +154,8 @@ int main(void)
 		cmocka_unit_test(keys_limit),
 		cmocka_unit_test(bytes_limit),
 		cmocka_unit_test(adaptive),
+		cmocka_unit_test(adaptive_answers_for_itself),
+		cmocka_unit_test(checks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

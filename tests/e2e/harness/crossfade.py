@@ -99,6 +99,7 @@ class Crossfade(Process):
             "state-dir": self.state_dir, "admin-socket": self.socket,
             "source-nodes": source.addrs if source else None,
             "target-nodes": target.addrs if target else None,
+            "backfill-adaptive": False,  # how long a test takes must not depend on how busy the machine is
         }
         if "tls" in self.client_options:
             self.config.update({"port": 0, "tls-port": self.port})

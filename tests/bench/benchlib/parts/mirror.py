@@ -12,7 +12,7 @@ KINDS = {"writes": ("1:0", 1.5), "reads": ("0:1", 1.05)}
 def run(options, report):
     with Stage(options, report) as stage:
         plain = stage.crossfade(stage.cluster(SOURCE_KIND))
-        proxy = stage.crossfade(stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND), config={"target-not-empty": "allow"})
+        proxy = stage.crossfade(stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND), config={"target-not-empty": "allow", "backfill-adaptive": True})
         for p in (plain, proxy):
             stage.fill(p.port, KEYS)
         migrate(proxy)
