@@ -1,5 +1,4 @@
 /* From a parsed request to the slot's owner: command table, arity, keys, slot; what is answered or refused here. */
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -17,6 +16,7 @@
 #include "resp/convert.h"
 #include "resp/digits.h"
 #include "resp/slot.h"
+#include "resp/words.h"
 #include "resp/write.h"
 
 uint32_t words_of(struct worker *w, const struct resp_request *p, const char *bytes)
@@ -34,11 +34,7 @@ uint32_t words_of(struct worker *w, const struct resp_request *p, const char *by
 
 uint32_t words_again(struct worker *w, const char *bytes, size_t len)
 {
-	resp_request_reset(&w->reparser);
-	enum resp_status s = resp_request_parse(&w->reparser, bytes, len);
-	assert(s == RESP_OK);
-	(void)s;
-	return words_of(w, &w->reparser, bytes);
+	return resp_words(bytes, len, &w->argv, &w->argv_cap);
 }
 
 static void unknown_command(struct worker *w, struct client *c, uint32_t argc)

@@ -65,11 +65,14 @@ bool effect_canonical(const struct effect_call *call, sds *out, const struct com
 	return rule < COUNT(canonical_rules) && canonical_rules[rule] && canonical_rules[rule](call, out, cmd);
 }
 
+bool effect_may_probe(const struct command *cmd)
+{
+	return cmd->rewrite < COUNT(probe_rules) && probe_rules[cmd->rewrite];
+}
+
 bool effect_probe(const struct effect_call *call, sds *out)
 {
-	uint8_t rule = call->cmd->rewrite;
-
-	return rule < COUNT(probe_rules) && probe_rules[rule] && probe_rules[rule](call, out);
+	return effect_may_probe(call->cmd) && probe_rules[call->cmd->rewrite](call, out);
 }
 
 /* Has the call a key that it writes? The answer is in the row unless the arguments decide (BITFIELD, SORT, GEORADIUS). */

@@ -34,6 +34,7 @@ bool effect_canonical(const struct effect_call *call, sds *out, const struct com
  * right behind the (canonical) call on the same data connection, whose reply it swallows and hands to effect_of() as `probe`; false: none.
  * An engine that does not ask gets a snapshot instead: right, but dear for streams that are trimmed by every XADD. */
 bool effect_probe(const struct effect_call *call, sds *out);
+bool effect_may_probe(const struct command *cmd); /* false: effect_probe() will say no, whatever the words are */
 
 /* What a call means for its written keys, known from the words alone: CMD_BUILDS, CMD_UNPROVEN, CMD_READS_OTHERS, CMD_SCRIPT of the row, corrected by
  * options (SET KEEPTTL builds; RESTORE without REPLACE …; XADD NOMKSTREAM …). 0 for a call that writes no key. */

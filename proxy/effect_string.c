@@ -28,7 +28,7 @@ static bool set_done(const struct effect_call *call, const struct options *o, co
 void effect_set(const struct effect_call *call, struct slice reply, struct effect *out)
 {
 	struct slice words[6] = { SLICE_LIT("SET"), call->argv[1], call->argv[2] };
-	struct resp_item first = reply_first(reply);
+	struct resp_item first;
 	struct options o = { 0 };
 	uint32_t n = 3;
 
@@ -36,6 +36,7 @@ void effect_set(const struct effect_call *call, struct slice reply, struct effec
 		effect_same(out);
 		return;
 	}
+	first = reply_first(reply);
 	if (!options_parse(call, &o)) {
 		effect_snapshot(out);
 		return;

@@ -6,6 +6,7 @@
 
 #include "proxy/txn.h"
 #include "proxy/watch.h"
+#include "resp/words.h"
 
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced,
 			  const uint8_t *mine, struct worker_stats *stats)
@@ -25,7 +26,6 @@ struct engine *engine_new(const struct engine_io *io, const struct engine_option
 	known_init(&e->known, o->known_max);
 	known_init(&e->foreign, o->known_max);
 	dirty_init(&e->dirty, o->dirty_max);
-	resp_request_init(&e->parser, &resp_default_limits);
 	return e;
 }
 
@@ -44,7 +44,6 @@ void engine_free(struct engine *e)
 		e->waits = w->next;
 		free(w);
 	}
-	resp_request_release(&e->parser);
 	free(e->argv);
 	free(e->keys);
 	free(e);
@@ -96,19 +95,7 @@ void engine_finish(struct engine *e, enum side authority)
 /* Splits a whole request (an array of bulks) into e->argv; returns the number of words. */
 uint32_t engine_words(struct engine *e, const char *bytes, size_t len)
 {
-	resp_request_reset(&e->parser);
-	enum resp_status s = resp_request_parse(&e->parser, bytes, len);
-	assert(s == RESP_OK); /* it was parsed before, or is of our own making */
-	(void)s;
-	if (e->parser.argc > e->argv_cap) {
-		e->argv_cap = e->parser.argc * 2;
-		e->argv = realloc(e->argv, e->argv_cap * sizeof *e->argv);
-		if (!e->argv)
-			abort();
-	}
-	for (uint32_t i = 0; i < e->parser.argc; i++)
-		e->argv[i] = resp_request_arg(&e->parser, bytes, i);
-	return e->parser.argc;
+	return resp_words(bytes, len, &e->argv, &e->argv_cap); /* it was parsed before, or is of our own making */
 }
 
 int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc)

@@ -53,20 +53,21 @@ enum {
 	SLOT_UNWATCHED = 64, /* RESCANNING, but the walk begins when the nodes of both sides are up (race 7) */
 };
 
+/* What every command looks at stands in front: slots come at random, and each cache line of theirs is a miss. */
 struct slot_state {
 	struct slot_wait *wait;
 	uint32_t inflight; /* commands at the authority */
 	uint32_t reads;    /* of them those of clients that change nothing */
-	uint32_t own;      /* of them the engine's: in-band copies, glances */
+	uint32_t lined;    /* requests of engine->line that have a key of it */
+	uint8_t flags;
 	uint32_t unacked;  /* effects and copies at the follower */
 	uint32_t dirty;    /* dirty keys */
+	uint32_t own;      /* of inflight the engine's: in-band copies, glances */
 	uint32_t marks;    /* times it became dirty */
-	uint32_t lined;    /* requests of engine->line that have a key of it */
 	uint32_t rescan_marks;
 	/* A walk that is due begins when what was under way at the mark has ended: these replies of the authority, then these of the follower. */
 	uint32_t await_replies, await_acks;
 	uint32_t script_ms; /* when a script was last sent, or answered, low bits; 0: never */
-	uint8_t flags;
 };
 
 struct mblock;
@@ -204,7 +205,6 @@ struct engine {
 	bool mirroring, finished;
 	bool was_busy;           /* at the last turn */
 	bool expiring;           /* a write of ours may have given a key an expiry: what INFO told may be older */
-	struct resp_request parser;
 	struct slice *argv;      /* scratch: words of the request at hand */
 	size_t argv_cap;
 	struct key_ref *keys;

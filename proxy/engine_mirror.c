@@ -107,15 +107,19 @@ struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32
 		.now_ms = mw->sent_ms, .authority = generation_of(e, slot_authority(e, mw->slot)), .follower = generation_of(e, slot_follower(e, mw->slot)) };
 }
 
+/* By the number of words, so that a plain SET needs no second look. */
+bool mirror_may_set_expiry(const struct command *cmd, uint32_t argc)
+{
+	return cmd->flags & CMD_SCRIPT || cmd->rewrite == REWRITE_EXPIRE || (cmd->canonical != CANON_NONE && argc > 3);
+}
+
 /* Relative expiry becomes absolute: the canonical request takes the place of the client's. */
 static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
-	struct effect_call call = mirror_call(e, mw, argc);
-	sds out;
-
-	if (mw->cmd->canonical == CANON_NONE)
+	if (mw->cmd->canonical == CANON_NONE || !mirror_may_set_expiry(mw->cmd, argc))
 		return argc;
-	out = sdsempty();
+	struct effect_call call = mirror_call(e, mw, argc);
+	sds out = sdsempty();
 	if (effect_canonical(&call, &out, &mw->cmd)) {
 		block_unref(mw->block);
 		mw->block = block_copy(out, sdslen(out));
@@ -125,12 +129,6 @@ static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 	}
 	sdsfree(out);
 	return argc;
-}
-
-/* By the number of words, so that a plain SET needs no second look. */
-bool mirror_may_set_expiry(const struct command *cmd, uint32_t argc)
-{
-	return cmd->flags & CMD_SCRIPT || cmd->rewrite == REWRITE_EXPIRE || (cmd->canonical != CANON_NONE && argc > 3);
 }
 
 static bool may_expire(struct engine *e, const struct mwrite *mw)
@@ -161,7 +159,7 @@ static void prepare_one(struct engine *e, struct mwrite *mw)
 
 	e->expiring |= mirror_may_set_expiry(mw->cmd, argc);
 	mirror_collect_keys(e, mw, argc);
-	struct effect_call call = mirror_call(e, mw, argc);
+	struct effect_call call = { .cmd = mw->cmd, .argc = argc, .argv = e->argv }; /* traits are of the words alone */
 	mw->traits = effect_traits(&call);
 	mw->checks = mirror_checks_needed(e, mw);
 }
@@ -246,6 +244,10 @@ void mirror_transmitted(struct engine *e, struct req *r, uint16_t node)
 
 	if (mw->multi)
 		return; /* what is asked stands in the block */
+	mw->probe = false;
+	mw->tail_left = 0;
+	if (!mw->checks && !effect_may_probe(mw->cmd))
+		return;
 	sds s = sdsempty();
 	/* the words are parsed again because a redirect may lie between */
 	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));

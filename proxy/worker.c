@@ -644,7 +644,6 @@ void worker_init(struct worker *w)
 		.latency = w->stats->latency,
 	};
 	resp_request_init(&w->parser, &resp_default_limits);
-	resp_request_init(&w->reparser, &resp_default_limits);
 	w->acl = acl_ref(c->acl);
 	make_engine(w);
 	known_init(&w->preloaded, PRELOADED_MAX);
@@ -722,7 +721,6 @@ void worker_release(struct worker *w)
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++)
 		topology_unref(w->topology[s]);
 	resp_request_release(&w->parser);
-	resp_request_release(&w->reparser);
 	free(w->argv);
 	free(w->keys);
 	free(w->parts);

@@ -71,7 +71,6 @@ struct worker {
 	ev_timer accept_again;
 	struct block *read_block;    /* requests are read into its tail */
 	struct resp_request parser;
-	struct resp_request reparser; /* for the words of a request that was parsed before */
 	struct slice *argv;          /* words of the request at hand */
 	size_t argv_cap;
 	struct key_ref *keys;        /* of the request at hand: nkeys of them */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "resp/parse.h"
+#include "resp/words.h"
 #include "resp/write.h"
 
 #define CHECK(cond) do { if (!(cond)) abort(); } while (0)
@@ -52,6 +53,18 @@ static void check_round_trip(const struct resp_request *r, const char *data)
 	free(words);
 }
 
+/* Split without being checked again. */
+static void check_words(const struct resp_request *r, const char *data)
+{
+	struct slice *words = NULL;
+	size_t cap = 0;
+
+	CHECK(resp_words(data, r->used, &words, &cap) == r->argc);
+	for (uint32_t i = 0; i < r->argc; i++)
+		CHECK(slice_eq(words[i], resp_request_arg(r, data, i)));
+	free(words);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
 	const char *data = (const char *)bytes;
@@ -74,6 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	}
 	if (status == RESP_OK)
 		check_round_trip(&whole, data);
+	if (status == RESP_OK && whole.argc && *data == '*')
+		check_words(&whole, data);
 	resp_request_release(&whole);
 	resp_request_release(&split);
 	return 0;
