@@ -19,7 +19,8 @@ ev_tstamp gather_wait(uint64_t others, ev_tstamp seconds, ev_tstamp latency)
 
 void gather_window(struct gather *g, struct ev_loop *loop, ev_tstamp latency)
 {
-	ev_tstamp now = ev_now(loop), wait = gather_wait(g->others, now - g->since, latency);
+	ev_tstamp now = ev_now(loop), seconds = now - g->since;
+	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, seconds, latency) : 0;
 
 	if (wait != g->wait) {
 		g->wait = wait;

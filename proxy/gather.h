@@ -35,7 +35,9 @@ void gather_window(struct gather *g, struct ev_loop *loop, ev_tstamp latency);
 /* At the end of a turn. */
 static inline void gather_turn(struct gather *g, struct ev_loop *loop, int64_t latency_us)
 {
-	if (ev_now(loop) - g->since >= GATHER_WINDOW_S)
+	ev_tstamp open = ev_now(loop) - g->since;
+
+	if (open >= GATHER_WINDOW_S || open < 0) /* the clock may have been set back */
 		gather_window(g, loop, (ev_tstamp)latency_us / 1e6);
 }
 
