@@ -153,8 +153,9 @@ def equal_enough(row, words, a, b):
         return True
     if a[0] == b"-" or b[0] == b"-":
         return False
-    part_of_unordered = row.name in ("sort", "sort_ro") and b"LIMIT" in words  # what of equal weight is within the limit
-    if "nondeterministic_output" in row.tips or part_of_unordered:
+    if row.name in ("sort", "sort_ro") and b"LIMIT" in [w.upper() for w in words]:  # what of equal weight is within the limit, and is there what GET names?
+        return a[0] == b[0] and isinstance(a[1], list) and len(a[1]) == len(b[1])
+    if "nondeterministic_output" in row.tips:
         return same_shape(a, b)
     unordered = "nondeterministic_output_order" in row.tips or row.name in ("sort", "sort_ro")  # of equal weights
     return unordered and same_elements(a, b)
