@@ -17,10 +17,25 @@ ev_tstamp gather_wait(uint64_t others, ev_tstamp seconds, ev_tstamp latency)
 	return (ev_tstamp)others * wait >= GATHER_LEAST * seconds ? wait : 0;
 }
 
-void gather_window(struct gather *g, struct ev_loop *loop, ev_tstamp latency)
+static void look_at_latency(struct gather *g, const struct latency *sides, unsigned n)
 {
+	uint64_t requests = 0, us = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		requests += atomic_load_explicit(&sides[i].requests, memory_order_relaxed);
+		us += atomic_load_explicit(&sides[i].us, memory_order_relaxed);
+	}
+	if (requests != g->requests)
+		g->latency = (ev_tstamp)(us - g->us) / (ev_tstamp)(requests - g->requests) / 1e6;
+	g->requests = requests;
+	g->us = us;
+}
+
+void gather_window(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n)
+{
+	look_at_latency(g, sides, n);
 	ev_tstamp now = ev_now(loop), seconds = now - g->since;
-	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, seconds, latency) : 0;
+	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, seconds, g->latency) : 0;
 
 	if (wait != g->wait) {
 		g->wait = wait;

@@ -10,6 +10,8 @@
 #include <ev.h>
 #include <stdint.h>
 
+#include "proxy/latency.h"
+
 #define GATHER_WINDOW_S 0.005
 #define GATHER_MAX_S 0.0001
 #define GATHER_SHARE 0.25 /* of the servers' latency */
@@ -20,6 +22,8 @@ struct gather {
 	uint64_t others;    /* reads since then that were of somebody else than the read before */
 	ev_tstamp since;    /* the window's begin */
 	ev_tstamp wait;     /* in force */
+	uint64_t requests, us; /* what was known of the servers' latency */
+	ev_tstamp latency;  /* of those that were looked at last */
 };
 
 static inline void gather_read(struct gather *g, const void *from)
@@ -30,15 +34,15 @@ static inline void gather_read(struct gather *g, const void *from)
 
 void gather_thread(void); /* of the calling thread: waits end when they are to */
 ev_tstamp gather_wait(uint64_t others, ev_tstamp seconds, ev_tstamp latency); /* what to wait, after as many reads in as many seconds */
-void gather_window(struct gather *g, struct ev_loop *loop, ev_tstamp latency);
+void gather_window(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n);
 
 /* At the end of a turn. */
-static inline void gather_turn(struct gather *g, struct ev_loop *loop, int64_t latency_us)
+static inline void gather_turn(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n)
 {
 	ev_tstamp open = ev_now(loop) - g->since;
 
 	if (open >= GATHER_WINDOW_S || open < 0) /* the clock may have been set back */
-		gather_window(g, loop, (ev_tstamp)latency_us / 1e6);
+		gather_window(g, loop, sides, n);
 }
 
 #endif

@@ -555,7 +555,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		drain_turn(w);
 	set_due(w);
 	tidy_turn(&w->tidy, loop);
-	gather_turn(&w->gather, loop, atomic_load_explicit(&w->stats->latency_us, memory_order_relaxed));
+	gather_turn(&w->gather, loop, w->stats->latency, SIDES);
 	set_unfinished(w);
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
 		if (!ev_is_active(&w->tick))

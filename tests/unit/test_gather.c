@@ -48,19 +48,29 @@ static void test_windows(void **state)
 {
 	struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
 	struct gather g = { .since = ev_now(loop), .others = 1000000 };
+	struct latency sides[2] = { { 0, 0 }, { 10, 10000 } };
 
 	(void)state;
-	gather_turn(&g, loop, 1000);
+	gather_turn(&g, loop, sides, 2);
 	assert_int_equal(g.others, 1000000);
 	near(g.wait, 0);
 	g.since -= 0.01;
-	gather_turn(&g, loop, 1000);
+	gather_turn(&g, loop, sides, 2);
 	assert_int_equal(g.others, 0);
 	near(g.wait, GATHER_MAX_S);
 	near(g.since, ev_now(loop));
+	near(g.latency, 0.001);
+	sides[0].requests = 5; /* those since the last window count; without any, what was known does */
+	sides[0].us = 500;
+	g.since -= 0.01;
+	gather_turn(&g, loop, sides, 2);
+	near(g.latency, 0.0001);
+	g.since -= 0.01;
+	gather_turn(&g, loop, sides, 2);
+	near(g.latency, 0.0001);
 	g.since += 3600; /* the clock was set back */
 	g.others = 1000;
-	gather_turn(&g, loop, 1000);
+	gather_turn(&g, loop, sides, 2);
 	near(g.wait, 0);
 	near(g.since, ev_now(loop));
 	ev_loop_destroy(loop);
