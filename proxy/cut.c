@@ -129,7 +129,7 @@ static bool run(struct worker *w, struct cut *c)
 	struct split *s = c->split;
 	uint32_t nkeys = s->nkeys, parts;
 
-	for (unsigned left = CUT_SLICE; left; left--) {
+	for (int64_t left = CUT_SLICE; left > 0; left--) {
 		if (c->stage < SUBMIT && c->next_key == nkeys) {
 			enter(w, c, c->stage + 1);
 			if (c->stage == SUBMIT)
@@ -144,6 +144,7 @@ static bool run(struct worker *w, struct cut *c)
 			break;
 		case SUBMIT:
 			parts = s->parts; /* the last answer ends the split, and may come before submit() returns */
+			left -= c->keys[c->next_key]; /* each is looked at by who mirrors it */
 			submit(w, s->part[c->next_key]);
 			if (c->next_key + 1 == parts)
 				return true;

@@ -9,7 +9,7 @@
 
 #include "proxy/split.h"
 
-#define CUT_SLICE 8192 /* keys, or parts, of one turn; so many are cut at once */
+#define CUT_SLICE 8192 /* keys of one turn; so many are cut at once */
 
 /* whole: an array of bulks, in its client's order, or on its way back from an owner; step: words of a key and what belongs to it. The last slice submits. */
 void cut_request(struct worker *w, struct split *s, uint32_t first, uint32_t step);

@@ -27,7 +27,7 @@ static struct {
 	socklen_t addr_len;
 	struct upstream *to_flush;
 	unsigned answers[COMMANDS];
-	_Atomic int64_t latency_us;
+	struct latency latency[SIDES];
 } t;
 
 static const unsigned wanted[COMMANDS] = { 1, 2, 1, 3 };
@@ -120,7 +120,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct upstream_owner owner = { .client_name = "fuzz", .connect_timeout_s = 10, .reply_timeout_s = 10, .user = nobody, .password = nobody, .flush_soon = flush_soon,
-					.formers = formers, .pushed = pushed, .up = up, .lost = lost, .latency_us = &t.latency_us };
+					.formers = formers, .pushed = pushed, .up = up, .lost = lost, .latency = t.latency };
 
 	if (size < 1 || size > 4000)
 		return 0;
