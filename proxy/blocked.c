@@ -12,6 +12,12 @@ void blocked_request(struct worker *w, struct client *c, struct req *r)
 {
 	assert(!c->parked);
 	r->waits = true;
+	struct session *s = session_of(c);
+	if (s->waits)
+		r->until_us = s->until_us;
+	else
+		s->wait_since = ev_now(w->loop);
+	s->waits = false;
 	r->ticket = ++w->tickets << 8 | w->id; /* workers are fewer than 256: fleet->owner is of bytes */
 	client_enqueue(c, r);
 	c->parked = r;

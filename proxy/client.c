@@ -13,6 +13,7 @@
 
 #include "net/transport.h"
 #include "proxy/alone.h"
+#include "proxy/handover_client.h"
 #include "proxy/knot.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
@@ -40,7 +41,7 @@ void client_flush_soon(struct worker *w, struct client *c)
 	w->flush_clients = c;
 }
 
-static void again_soon(struct worker *w, struct client *c)
+void client_again_soon(struct worker *w, struct client *c)
 {
 	if (c->again)
 		return;
@@ -71,7 +72,7 @@ void clients_next_share(struct worker *w)
 	while ((c = w->later_clients)) {
 		w->later_clients = c->again_next;
 		c->again = false;
-		again_soon(w, c);
+		client_again_soon(w, c);
 	}
 }
 
@@ -122,7 +123,7 @@ static void begin_tls(struct client *c)
 	ev_timer_start(c->worker->loop, &c->handshake->deadline);
 }
 
-static void client_new(struct worker *w, int fd, bool tls)
+struct client *client_new(struct worker *w, int fd, bool tls)
 {
 	struct client *c = calloc(1, sizeof *c);
 	int one = 1;
@@ -151,6 +152,7 @@ static void client_new(struct worker *w, int fd, bool tls)
 	stat_bump(&w->stats->connections);
 	if (tls)
 		begin_tls(c);
+	return c;
 }
 
 static void drop_input(struct client *c)
@@ -304,18 +306,22 @@ static void emit(struct worker *w, struct client *c, struct req *r)
 
 static void output_over(struct client *c, const char *why, size_t bytes)
 {
+	if (c->worker->handing && handover_stopped(c->worker)) /* its descriptor is being given away */
+		return;
 	log_limited(LOG_WARNING, "client %llu %s: %zu bytes wait, over client-output-max; closed", (unsigned long long)c->id, why, bytes);
 	client_drop(c);
 }
 
-/* The blocking command has its answer; none: the proxy ends, and the client is let go as a server does. */
+/* The blocking command has its answer; none: another process goes on with it, or the proxy ends, and the client is let go as a server does. */
 static void unparked(struct worker *w, struct client *c)
 {
-	if (!c->parked->reply_len)
+	if (!c->parked->reply_len && w->handing)
+		handover_keep_waiting(c, c->parked);
+	else if (!c->parked->reply_len)
 		client_close_after_replies(w, c);
 	c->parked = NULL;
 	if (c->in || c->paused)
-		again_soon(w, c);
+		client_again_soon(w, c);
 }
 
 void client_done(struct worker *w, struct req *r)
@@ -337,7 +343,7 @@ void client_done(struct worker *w, struct req *r)
 		unparked(w, c);
 	if (__builtin_expect(r->knot, 0) && knot_untie(c, r)) {
 		c->held = false;
-		again_soon(w, c);
+		client_again_soon(w, c);
 	}
 	c->unsent += r->reply_len;
 	if (c->head != r) {
@@ -465,6 +471,30 @@ static void keep_rest(struct client *c, const char *p, size_t n, size_t need)
 	if (!c->parser)
 		abort();
 	resp_request_init(c->parser, &resp_default_limits);
+}
+
+void client_put_back(struct client *c, const char *p, size_t n)
+{
+	sds all = sdsnewlen(p, n);
+
+	if (c->in)
+		all = sdscatlen(all, c->in->data + c->in_off, c->in->used - c->in_off);
+	drop_input(c);
+	keep_rest(c, all, sdslen(all), 0);
+	sdsfree(all);
+}
+
+struct tls *client_leave_tls(struct client *c, int fd, int *tls_fd)
+{
+	struct tls *tls = c->tls;
+
+	assert(!ev_is_active(&c->reader) && !ev_is_active(&c->writer));
+	handshake_end(c);
+	*tls_fd = c->reader.fd;
+	ev_io_set(&c->reader, fd, EV_READ);
+	ev_io_set(&c->writer, fd, EV_WRITE);
+	c->tls = NULL;
+	return tls;
 }
 
 static void make_room(struct client *c)
@@ -621,14 +651,14 @@ static void flush_one(struct worker *w, struct client *c)
 		client_drop(c);
 	}
 	if (c->paused && !c->hold && !c->held && !c->parked && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
-		again_soon(w, c);
+		client_again_soon(w, c);
 }
 
 void clients_resume(struct worker *w)
 {
 	for (struct client *c = w->clients; c; c = c->next) {
 		if (c->held && !is_dead(c))
-			again_soon(w, c);
+			client_again_soon(w, c);
 		c->held = false;
 	}
 }

@@ -61,6 +61,12 @@ struct client {
 
 static const char no_such_db[] = "ERR DB index is out of range";
 
+struct client *client_new(struct worker *w, int fd, bool tls);
+void client_again_soon(struct worker *w, struct client *c);    /* at the end of the turn its input is looked at again, and it is read */
+void client_put_back(struct client *c, const char *p, size_t n); /* its input begins with these bytes, from now on */
+/* Its connection is fd from now on, plain; the TLS connection that it was is the caller's. It is not read from, nor written to, just now. */
+struct tls *client_leave_tls(struct client *c, int fd, int *tls_fd);
+
 /* A reply of the proxy's own, in its place in the order. Takes the sds. */
 void client_reply(struct worker *w, struct client *c, sds reply);
 void client_error(struct worker *w, struct client *c, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -8,10 +8,13 @@
 #include <unistd.h>
 
 #include "proxy/advice.h"
+#include "proxy/control_handover.h"
 #include "proxy/control_internal.h"
+#include "proxy/handover_client.h"
 #include "proxy/log.h"
+#include "proxy/pump.h"
 
-#define SEEK_FIRST_S 10.0  /* a first start: without the source it ends */
+#define SEEK_FIRST_S 10.0  /* a first start, or a take-over: without the source it ends */
 #define SEEK_AGAIN_S 2.0   /* with a record it serves what it can */
 #define SEEK_MARKER_S 5.0  /* …in all, where a target that is not known to be down has not told of its marker yet */
 #define TICK_S 0.1
@@ -66,13 +69,23 @@ static bool is_standalone(const struct control *c)
 }
 
 /* What was owed by the last process, and what nobody can have seen while none ran. False: the journal cannot be made. */
+static bool wants_journals(const struct control *c)
+{
+	return has_target(c) && c->record.phase != PHASE_FINISHED;
+}
+
+bool control_reserve(const struct control *c, char *err, size_t errlen)
+{
+	return !wants_journals(c) || journals_reserve(c->config->state_dir, worker_count(c->config), c->config->journal_size, err, errlen);
+}
+
 static bool begin_journals(struct control *c, struct owed *owed)
 {
 	bool mirroring = mirrors(c->record.phase), clean = !mirroring || state_was_clean(c->state);
 	char err[5000];
 
 	memset(owed, 0, sizeof(*owed));
-	if (!has_target(c) || c->record.phase == PHASE_FINISHED)
+	if (!wants_journals(c))
 		return true;
 	c->journals = journals_open(c->config->state_dir, worker_count(c->config), c->config->journal_size, (enum journal_fsync)c->config->journal_fsync, clean,
 				    err, sizeof(err));
@@ -103,13 +116,14 @@ static void begin_fleet(struct control *c, struct owed *owed)
 	c->workers = worker_count(c->config);
 	c->mail = the_mail = mailboxes_new(c->workers + 2);
 	mailbox_attach(c->mail, THREAD_CONTROL(c->workers), c->loop);
-	if (has_target(c) && c->record.phase != PHASE_FINISHED)
+	if (wants_journals(c))
 		c->backfill = backfill_thread_new(c->config, c->mail, c, c->workers);
 	*s = (struct fleet_start){ .config = c->config, .mail = c->mail, .control = c, .backfill = c->backfill, .workers = c->workers,
 				   .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
 	memcpy(s->authority, c->record.authority, sizeof(s->authority));
 	memset(s->synced, c->record.backfill_done, sizeof(s->synced));
 	owed->everything &= c->record.backfill_done; /* else all is walked when the copying ends */
+	s->next_client_id = c->took.state.next_client_id;
 	s->journals = c->journals;
 	s->owed = s->mirror ? owed : NULL;
 	c->fleet = fleet_new(s);
@@ -139,6 +153,31 @@ static void first_record(struct control *c)
 		log_warning("phase record: %s", err);
 }
 
+/* Clients that were handed over go before new ones. */
+static void begin_clients(struct control *c)
+{
+	const struct throttle *t = &c->throttle;
+	struct order_args args = { .keys_per_s = t->keys_per_s, .bytes_per_s = t->bytes_per_s, .adaptive = t->adaptive };
+
+	if (!c->took.yes) {
+		fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
+		return;
+	}
+	control_phase_io.backfill(c, BACKFILL_THROTTLE, &args, NULL);
+	fleet_adopt(c->fleet, c->took.clients, c->took.n, &c->took.state);
+	free(c->took.clients);
+	c->took.clients = NULL;
+}
+
+void control_adopted(struct control *c)
+{
+	if (++c->took.acks != c->workers)
+		return;
+	log_notice("took over: %u clients go on here", c->took.n);
+	fleet_go_on(c->fleet);
+	fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
+}
+
 static void serve(struct control *c)
 {
 	struct owed owed;
@@ -166,9 +205,10 @@ static void serve(struct control *c)
 			control_end_with(c, 71);
 			return;
 		}
-	fleet_serve(c->fleet, c->listen_fds, c->nlisten_fds);
+	begin_clients(c);
 	phases_begin(c->phases, why_void, unwatched, control_now(c));
 	ev_timer_again(c->loop, &c->tick);
+	successor_listen(c);
 	log_notice("ready on port %d, TLS port %d, %s%s, phase %s, %u workers", c->config->port, c->config->tls_port,
 		   c->config->unixsocket ? "socket " : "no socket", c->config->unixsocket ? c->config->unixsocket : "", phase_names[c->record.phase],
 		   c->workers);
@@ -187,8 +227,44 @@ static bool seen_enough(const struct control *c)
 
 void control_try_serve(struct control *c)
 {
-	if (c->run == CONTROL_SEEKING && c->marker.settled && seen_enough(c))
+	if (c->run != CONTROL_SEEKING || !c->marker.settled || !seen_enough(c))
+		return;
+	if (!c->took.seeking) {
 		serve(c);
+		return;
+	}
+	c->took.found = true;
+	ev_timer_stop(c->loop, &c->seek);
+	ev_break(c->loop, EVBREAK_ALL);
+}
+
+bool control_found(const struct control *c)
+{
+	return c->took.found && c->run == CONTROL_SEEKING;
+}
+
+/* What the record says now is what the other process ended with. */
+void control_take(struct control *c, struct handed **clients, unsigned n, const struct handed_state *st)
+{
+	assert(c->took.found);
+	c->has_record = state_has_record(c->state);
+	c->record = *state_loaded(c->state);
+	c->took.seeking = false;
+	c->took.yes = true;
+	c->took.clients = malloc((n + 1) * sizeof(struct handed *));
+	if (!c->took.clients)
+		abort();
+	if (n)
+		memcpy(c->took.clients, clients, n * sizeof(struct handed *));
+	c->took.n = n;
+	c->took.state = *st;
+	c->throttle = (struct throttle){ st->keys_per_s, st->bytes_per_s, st->adaptive };
+	serve(c);
+}
+
+bool control_handed_over(const struct control *c)
+{
+	return c->handed_over;
 }
 
 /* The first start without a source, or without word of the target. */
@@ -214,6 +290,11 @@ static void on_seek(struct ev_loop *loop, ev_timer *w, int revents)
 	(void)revents;
 	if (c->run != CONTROL_SEEKING)
 		return;
+	if (c->took.seeking) {
+		log_warning("not every side in charge answers within %g s: nothing is taken over from the process that runs", SEEK_FIRST_S);
+		control_end_with(c, EXIT_UNREACHABLE);
+		return;
+	}
 	if (c->has_record && !c->marker.settled && !c->marker.waited) {
 		c->marker.waited = true;
 		ev_timer_set(w, SEEK_MARKER_S - SEEK_AGAIN_S, 0.);
@@ -368,7 +449,10 @@ void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, 
 
 void control_settled(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why)
 {
-	phases_settled(c->phases, worker, flip, ok, why, control_now(c));
+	if (flip == HANDOVER_FLIP)
+		successor_settled(c, worker);
+	else
+		phases_settled(c->phases, worker, flip, ok, why, control_now(c));
 	control_pace(c);
 }
 
@@ -409,7 +493,7 @@ void control_backfill_event(void *control)
 {
 	struct control *c = control;
 
-	if (c->run == CONTROL_SERVING)
+	if (c->run == CONTROL_SERVING && !successor_stops_clients(c))
 		phases_tick(c->phases, control_now(c));
 	control_pace(c);
 }
@@ -438,7 +522,7 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	if (c->run != CONTROL_SERVING)
+	if (c->run != CONTROL_SERVING || successor_stops_clients(c))
 		return;
 	phases_tick(c->phases, control_now(c));
 	control_pace(c);
@@ -455,6 +539,10 @@ void control_order(struct control *c, enum order order, const struct order_args 
 {
 	if (c->run != CONTROL_SERVING) {
 		answer.fn(answer.arg, ANSWER_UNREACHABLE, "crossfade is starting or ending: try again in a moment");
+		return;
+	}
+	if (successor_is_there(c)) {
+		answer.fn(answer.arg, ANSWER_UNREACHABLE, "another process is taking over: try again in a moment");
 		return;
 	}
 	if (control_check_first(c, order, args, answer))
@@ -482,6 +570,10 @@ void control_reload(struct control *c)
 	const char *before[SIDES] = { c->config->side[0].password, c->config->side[1].password };
 	char err[1024];
 
+	if (successor_is_there(c)) {
+		log_warning("reload: nothing was changed: another process is taking over, with a configuration of its own");
+		return;
+	}
 	if (!config_reload(c->config, err, sizeof(err))) {
 		log_warning("reload: %s: nothing was changed", err);
 		return;
@@ -552,13 +644,15 @@ struct control *control_new(const struct control_options *o)
 	c->nlisten_fds = o->nlisten_fds;
 	snprintf(c->logfile, sizeof(c->logfile), "%s", c->config->logfile);
 	c->assume = o->assume;
+	c->took.seeking = o->take_over;
+	c->pumps = o->pumps;
 	c->has_record = state_has_record(c->state);
 	if (c->has_record)
 		c->record = *state_loaded(c->state);
 	c->throttle = (struct throttle){ c->config->backfill_keys_per_s, c->config->backfill_bytes_per_s, c->config->backfill_adaptive };
 	ev_init(&c->tick, on_tick);
 	c->tick.repeat = TICK_S;
-	ev_timer_init(&c->seek, on_seek, c->has_record ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
+	ev_timer_init(&c->seek, on_seek, c->has_record && !c->took.seeking ? SEEK_AGAIN_S : SEEK_FIRST_S, 0.);
 	c->tick.data = c->seek.data = c;
 	ev_timer_start(c->loop, &c->seek);
 	begin_discovery(c);
@@ -572,10 +666,23 @@ void control_stop(struct control *c)
 		control_end_with(c, c->run == CONTROL_DRAINING ? 1 : 0);
 		return;
 	}
+	successor_abort(c, "it is ending: start the new one when it has");
 	log_notice("ending: no new clients, what is in flight is answered and mirrored");
 	phases_end(c->phases); /* an unfinished flip is undone: it holds requests */
 	control_set_state(c, CONTROL_DRAINING);
 	fleet_drain(c->fleet);
+}
+
+/* The threads have ended, and nothing is lost of what the journals hold. */
+static void leave(struct control *c)
+{
+	c->drained_clean = journals_hold(c->journals) == 0;
+	for (unsigned i = 0; i < c->workers; i++) {
+		const struct handing *g = fleet_handing(c->fleet, i);
+		for (unsigned k = 0; g && k < g->ntls; k++)
+			if (g->tls[k].tls)
+				pumps_add(c->pumps, g->tls[k].tls, g->tls[k].fd, g->tls[k].plain);
+	}
 }
 
 /* An unfinished flip is undone first, then copying ends, then the workers: each may still need the next one. */
@@ -589,6 +696,9 @@ static void end_threads(struct control *c)
 	backfill_thread_end(c->backfill);
 	fleet_end(c->fleet);
 	mailbox_flush_all(c->mail, THREAD_CONTROL(c->workers));
+	fleet_join(c->fleet);
+	if (c->handed_over)
+		leave(c);
 	fleet_free(c->fleet);
 	journals_free(c->journals);
 	backfill_thread_free(c->backfill);
@@ -597,8 +707,7 @@ static void end_threads(struct control *c)
 
 void control_free(struct control *c)
 {
-	bool clean = c->fleet ? c->drained_clean : state_was_clean(c->state); /* nothing ran: as the last process left it */
-
+	successor_unlisten(c);
 	ev_timer_stop(c->loop, &c->tick);
 	ev_timer_stop(c->loop, &c->seek);
 	preflight_free(c->checkup.running); /* answers who waits for it */
@@ -606,6 +715,7 @@ void control_free(struct control *c)
 	for (int s = 0; s < SIDES; s++)
 		discovery_free(c->discovery[s]);
 	end_threads(c);
+	bool clean = c->fleet ? c->drained_clean : state_was_clean(c->state); /* nothing ran: as the last process left it */
 	phases_free(c->phases);
 	for (unsigned i = 0; i < c->nlisten_fds; i++)
 		close(c->listen_fds[i].fd);

@@ -3,6 +3,7 @@
  *   SEEKING ──the sides in charge and the marker were seen, or a record says go on──► SERVING ──TERM──► ENDING ──► the loop ends
  *      └──10 s and no record, a source too old, foreign servers, a marker that is not ours──► the loop ends with an exit code
  *
+ * Another process may take over while it serves (control_handover.h), and it may begin by taking over itself (take_over.h).
  * What workers report comes in by the control_… functions of fleet.h, which run here, too. */
 #ifndef CROSSFADE_CONTROL_H
 #define CROSSFADE_CONTROL_H
@@ -16,6 +17,9 @@
 #define EXIT_UNREACHABLE 69
 
 struct control;
+struct handed;
+struct handed_state;
+struct pumps;
 
 struct control_options {
 	struct ev_loop *loop;
@@ -24,8 +28,14 @@ struct control_options {
 	const struct listen_fd *listen_fds; /* bound, not yet listening; owned by control from here on */
 	unsigned nlisten_fds;
 	int assume; /* --assume-authority: enum side, or -1 */
+	bool take_over; /* the loop ends when all that is needed was seen; control_take begins to serve */
+	struct pumps *pumps; /* gets the TLS clients that stay behind */
 };
 struct control *control_new(const struct control_options *o);
+bool control_reserve(const struct control *c, char *err, size_t errlen); /* …and there is room on the disk for what it will need; journals_unreserve gives it back */
+bool control_found(const struct control *c); /* take_over: it may serve */
+void control_take(struct control *c, struct handed **clients, unsigned n, const struct handed_state *st); /* the state directory is ours, and so are the clients */
+bool control_handed_over(const struct control *c); /* …to another process: the sockets are its */
 void control_free(struct control *c); /* after the loop ended; joins the threads, marks a clean end */
 int control_exit_code(const struct control *c);
 

@@ -7,6 +7,7 @@
 #include "proxy/control.h"
 #include "proxy/discovery.h"
 #include "proxy/fleet.h"
+#include "proxy/handover.h"
 #include "proxy/journals.h"
 #include "proxy/marker_io.h"
 #include "proxy/preflight.h"
@@ -72,6 +73,16 @@ struct control {
 	} marker;
 	struct state_side seen[SIDES];
 	char logfile[4096];
+	struct successor *successor; /* control_handover.h; NULL: not listened for */
+	bool handed_over;
+	struct pumps *pumps;
+	struct {                     /* this process took over */
+		bool seeking, found; /* not yet: it looks for the servers */
+		bool yes;
+		struct handed **clients;
+		unsigned n, acks;    /* workers that have theirs */
+		struct handed_state state;
+	} took;
 };
 
 static inline int64_t control_now(const struct control *c)
@@ -84,6 +95,7 @@ void control_pace(struct control *c);
 void control_end_with(struct control *c, int exit_code);
 void control_try_serve(struct control *c); /* if all that is needed was seen */
 void control_looked(struct control *c, unsigned bit);
+void control_adopted(struct control *c); /* a worker has its part of the clients that were handed over */
 
 /* control_preflight.c */
 /* A cutover is preceded by a check: true if the order waits for that and will be given to the phases then. */

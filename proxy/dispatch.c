@@ -397,6 +397,8 @@ static void serve(struct worker *w, struct client *c, const struct resp_request 
 	case POLICY_BLOCK:
 		if (db_is_there(w, c))
 			wait_for(w, c, p, cmd, argc, block, bytes);
+		if (c->session)
+			c->session->waits = false;
 		return;
 	case POLICY_SCAN:
 		if (db_is_there(w, c))

@@ -513,6 +513,7 @@ void park_arrive(struct engine *e, struct req *r)
 		last_ids |= blocking_id_is_last(&b, e->argv, i);
 	}
 	int64_t deadline = b.timeout_ms && b.timeout_ms < TIMEOUT_MAX_MS ? e->io.now_us(e->io.ctx) + b.timeout_ms * 1000 : 0;
+	r->until_us = deadline = r->until_us ? r->until_us : deadline;
 	struct waiter *w = park_add(&e->park, r, &b, e->argv + b.first, slots, deadline);
 	free(slots);
 	if (last_ids || (b.kind != PARK_STREAM && !is_alone(w)))

@@ -40,6 +40,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	f->control = s->control;
 	f->nworkers = s->workers;
 	f->maxclients = s->config->maxclients;
+	f->next_client_id = (uint64_t)s->next_client_id;
 	f->scripts = scripts_new(SCRIPTS_MAX_BYTES);
 	f->receivers = receivers_new();
 	f->acl_log = acl_log_new((unsigned)s->config->acllog_max_len);
@@ -58,10 +59,14 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	return f;
 }
 
-void fleet_free(struct fleet *f)
+void fleet_join(struct fleet *f)
 {
 	for (unsigned i = 0; i < f->nworkers; i++)
 		pthread_join(f->workers[i].thread, NULL);
+}
+
+void fleet_free(struct fleet *f)
+{
 	for (unsigned i = 0; i < f->nworkers; i++)
 		worker_release(&f->workers[i]);
 	for (unsigned i = 0; i < f->nnotes; i++)

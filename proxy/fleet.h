@@ -56,6 +56,9 @@ struct flip_result {
 };
 
 struct acl;
+struct handed;
+struct handed_state;
+struct handing;
 struct control; /* control.h: the receiver of the calls below */
 
 /* What workers tell control. Implemented by control.c; each runs on the control thread. */
@@ -66,6 +69,7 @@ void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t
 void control_mirror_ready(struct control *c, unsigned worker, bool ok, const char *why);
 void control_walking(struct control *c);
 void control_verify_void(struct control *c, const char *why); /* lost connection, failover: a clean verify is no longer valid */
+void control_handing(struct control *c, unsigned attempt, unsigned stage); /* enum handing_stage: it is over */
 void control_drained(struct control *c, unsigned worker, bool clean); /* after fleet_drain; clean: the follower has everything */
 #define FLIP_BUCKETS 512
 #define RESTLESS_S 10
@@ -85,6 +89,7 @@ struct fleet_start {
 	bool mirror;                    /* mirroring is on (phases mirror … cutover) */
 	bool synced[SLOTS];             /* slots that the checkpoint says are copied */
 	struct journals *journals;      /* NULL in a plain proxy */
+	int64_t next_client_id;         /* handed over; 0: none */
 	const struct owed *owed;        /* what the last process owed, or NULL; read before fleet_new returns */
 };
 struct fleet *fleet_new(const struct fleet_start *s);
@@ -107,8 +112,18 @@ unsigned fleet_marking(const struct fleet *f); /* workers that have not done tha
 void fleet_walk(struct fleet *f);                         /* every slot is dirty: control_walking() from each worker when its are */
 void fleet_finish(struct fleet *f, enum side authority); /* no follower any more: mirroring off, its connections closed */
 void fleet_drain(struct fleet *f);                        /* stop accepting, answer what is in flight, mirror it: control_drained() from each worker */
+/* The stages of a take-over (handover_client.h), each told by control_handing from each worker with the number of the attempt. */
+void fleet_still(struct fleet *f, unsigned attempt);
+void fleet_empty(struct fleet *f, unsigned attempt);
+void fleet_pack(struct fleet *f, unsigned attempt);
+void fleet_go_on(struct fleet *f);
+const struct handing *fleet_handing(const struct fleet *f, unsigned worker); /* its parcels; its TLS clients when the threads have ended */
+void fleet_adopt(struct fleet *f, struct handed **clients, unsigned n, const struct handed_state *st); /* takes the clients, not the array: control_handing */
+int64_t fleet_next_client(const struct fleet *f);
+void fleet_pause_state(const struct fleet *f, struct handed_state *st); /* the workers are packed */
 void fleet_end(struct fleet *f);                          /* end the threads */
-void fleet_free(struct fleet *f);                         /* joins the threads */
+void fleet_join(struct fleet *f);                         /* waits for their end */
+void fleet_free(struct fleet *f);                         /* …behind which it may be freed */
 
 const struct worker_stats *fleet_stats(const struct fleet *f, unsigned worker);
 unsigned fleet_workers(const struct fleet *f);

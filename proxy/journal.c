@@ -133,6 +133,23 @@ static int make_file(const char *path, size_t size)
 	return -1;
 }
 
+static void not_made(const char *path, size_t size, char *err, size_t errlen)
+{
+	snprintf(err, errlen, "the journal %s (%zu bytes) cannot be made: %s%s", path, size, strerror(errno),
+		 errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? ": make room on that disk, or lower journal-size" : "");
+}
+
+bool journal_room(const char *path, uint32_t entries, char *err, size_t errlen)
+{
+	int fd = make_file(path, file_size(entries));
+
+	if (fd < 0)
+		not_made(path, file_size(entries), err, errlen);
+	else
+		close(fd);
+	return fd >= 0;
+}
+
 struct journal *journal_new(const char *path, uint32_t entries, const char *process, bool synced, char *err, size_t errlen)
 {
 	size_t size = file_size(entries);
@@ -140,8 +157,7 @@ struct journal *journal_new(const char *path, uint32_t entries, const char *proc
 	void *memory = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
 	if (memory == MAP_FAILED) {
-		snprintf(err, errlen, "the journal %s (%zu bytes) cannot be made: %s%s", path, size, strerror(errno),
-			 errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? ": make room on that disk, or lower journal-size" : "");
+		not_made(path, size, err, errlen);
 		if (fd >= 0)
 			close(fd);
 		return NULL;

@@ -32,7 +32,9 @@ typedef uint32_t journal_ref;
 
 /* Makes the file, whole and empty. Replaces one of that name. process: names the process that writes it. synced: the caller will sync what it adds before it sends the command. NULL: err says what and what to do. */
 struct journal *journal_new(const char *path, uint32_t entries, const char *process, bool synced, char *err, size_t errlen);
-/* The same without a file, for tests: what it holds is read with journal_read_memory. */
+/* A file of that size and nothing else: room on the disk. False: err says what. */
+bool journal_room(const char *path, uint32_t entries, char *err, size_t errlen);
+/* The same as journal_new without a file, for tests: what it holds is read with journal_read_memory. */
 struct journal *journal_new_in_memory(uint32_t entries);
 void journal_free(struct journal *j); /* the file stays */
 

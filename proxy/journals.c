@@ -162,6 +162,35 @@ static void sync_end(struct journals *s)
 
 /* --- life --- */
 
+static void room_path(char *path, size_t n, const char *dir, unsigned worker)
+{
+	snprintf(path, n, "%s/journal-room.%u", dir, worker);
+}
+
+void journals_unreserve(const char *dir)
+{
+	char path[4400];
+	unsigned i = 0;
+
+	do
+		room_path(path, sizeof path, dir, i++);
+	while (unlink(path) == 0);
+}
+
+bool journals_reserve(const char *dir, unsigned workers, int64_t bytes_each, char *err, size_t errlen)
+{
+	char path[4400];
+
+	for (unsigned i = 0; i < workers; i++) {
+		room_path(path, sizeof path, dir, i);
+		if (!journal_room(path, (uint32_t)(bytes_each / ENTRY_SIZE), err, errlen)) {
+			journals_unreserve(dir);
+			return false;
+		}
+	}
+	return true;
+}
+
 static bool make_all(struct journals *s, uint32_t entries, bool synced, char *err, size_t errlen)
 {
 	char path[4400];
@@ -188,6 +217,7 @@ struct journals *journals_open(const char *dir, unsigned workers, int64_t bytes_
 	if (each_file(s, UINT_MAX, read_one, &clean) == 0 && !clean)
 		everything(&s->owed, dir, "there is no journal of the process that ended out of order");
 	s->generation++;
+	journals_unreserve(dir);
 	if (!make_all(s, (uint32_t)(bytes_each / ENTRY_SIZE), fsync == JOURNAL_ALWAYS, err, errlen)) {
 		journals_free(s);
 		return NULL;
@@ -258,6 +288,15 @@ void journals_taken(struct journals *s)
 	forget_owed(&s->owed);
 	each_file(s, mine - 1, remove_one, NULL);
 	s->generation = mine;
+}
+
+uint64_t journals_hold(const struct journals *s)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; s && i < s->workers; i++)
+		n += journal_owed(s->of[i]);
+	return n;
 }
 
 void journals_free(struct journals *s)

@@ -36,6 +36,10 @@ struct owed {
 
 struct journals;
 
+/* Room on the disk for what journals_open will make, which takes it; nothing else in the directory is touched. False: there is none, err says what and what to do. */
+bool journals_reserve(const char *dir, unsigned workers, int64_t bytes_each, char *err, size_t errlen);
+void journals_unreserve(const char *dir);
+
 /* clean: the last process owed nothing; else its files must be there. NULL: err says what and what to do. */
 struct journals *journals_open(const char *dir, unsigned workers, int64_t bytes_each, enum journal_fsync fsync, bool clean, char *err, size_t errlen);
 const struct owed *journals_owed(const struct journals *s);
@@ -44,6 +48,7 @@ const char *journals_process(const struct journals *s); /* this process's own na
 unsigned journals_kill_formers(const struct journals *s, struct slice list, sds *requests);
 struct journal *journals_of(const struct journals *s, unsigned worker);
 void journals_taken(struct journals *s);
+uint64_t journals_hold(const struct journals *s); /* entries and bits of all; the workers have ended. NULL: 0 */
 void journals_free(struct journals *s); /* the workers have ended */
 
 #endif

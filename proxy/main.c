@@ -11,9 +11,12 @@
 #include "proxy/admin.h"
 #include "proxy/config.h"
 #include "proxy/control.h"
+#include "proxy/journals.h"
 #include "proxy/listen.h"
 #include "proxy/log.h"
+#include "proxy/pump.h"
 #include "proxy/state.h"
+#include "proxy/take_over.h"
 
 #define EXIT_USAGE 64
 #define EXIT_OS 71
@@ -26,9 +29,11 @@ struct arguments {
 	const char *file;
 	bool check, help_config;
 	int assume; /* enum side, or -1 */
+	bool take_over;
 };
 
 #define KEY_ASSUME 256
+#define KEY_TAKE_OVER 257
 
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "the configuration (docs/configuration.md)", 0 },
@@ -36,6 +41,8 @@ static const struct argp_option options[] = {
 	{ "help-config", 'H', NULL, 0, "list every option with its default", 0 },
 	{ "assume-authority", KEY_ASSUME, "SIDE", 0,
 	  "the phase record was lost, or is older than the migration: 'source' or 'target' has the newer data (docs/operations.md)", 0 },
+	{ "take-over", KEY_TAKE_OVER, NULL, 0,
+	  "take the listeners, the clients and the state directory over from the process that runs with this configuration: an upgrade without a refused connection (docs/upgrade.md)", 0 },
 	{ 0 },
 };
 
@@ -59,7 +66,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		if (a->assume == SIDES)
 			argp_error(state, "--assume-authority '%s': expected source or target", arg);
 		return 0;
+	case KEY_TAKE_OVER:
+		a->take_over = true;
+		return 0;
 	case ARGP_KEY_END:
+		if (a->take_over && a->assume >= 0)
+			argp_error(state, "--take-over and --assume-authority exclude each other: the process that runs knows the authority");
 		if (!a->file && !a->help_config)
 			argp_error(state, "no configuration was given: crossfade -c FILE");
 		return 0;
@@ -73,7 +85,7 @@ static const struct argp argp = {
 	"Crossfade: one endpoint in front of Redis and Valkey, and a migration between them that clients do not notice.\v"
 	"It runs in the foreground. HUP reads the configuration again, USR1 reopens the log, TERM ends it in order, a second TERM at once. "
 	"Exit codes: 0 ended in order, 64 usage, 65 phase record unusable or lost, 69 source, or at the first start target, unreachable, 71 cannot listen, 73 state directory locked or "
-	"unwritable, 78 configuration.",
+	"unwritable, 75 nothing was taken over and the process that ran goes on, 78 configuration.",
 	NULL, NULL, NULL
 };
 
@@ -142,39 +154,128 @@ static void second_signal_ends(struct ev_loop *loop, ev_signal *watchers)
 
 /* ---- main ---- */
 
-static int run(struct config *config, struct state *state, const struct listen_fd *fds, unsigned n, int assume)
+/* What a run is made of. */
+struct start {
+	struct config *config;
+	struct state *state;
+	struct listen_fd fds[LISTENERS_MAX];
+	unsigned n;
+	int assume;
+	struct take_over *from; /* NULL: a start of its own */
+	struct pumps *pumps;
+	bool owns_sockets;      /* their names go at the end */
+};
+
+/* The servers are looked for while the other process still serves. True: everything is ours now, and served. */
+static bool take_over(struct start *s, struct ev_loop *loop, struct control *control, int *code)
+{
+	char err[1024];
+	unsigned n;
+
+	ev_run(loop, 0);
+	*code = control_exit_code(control);
+	if (!control_found(control))
+		return false;
+	*code = EXIT_NOT_TAKEN;
+	if (!control_reserve(control, err, sizeof(err)) || !take_over_finish(s->from, s->state, err, sizeof(err), code)) {
+		log_warning("%s%s", *code == EXIT_NOT_TAKEN ? "nothing was taken over: " : "", err);
+		journals_unreserve(s->config->state_dir);
+		return false;
+	}
+	s->owns_sockets = true;
+	struct handed **clients = take_over_clients(s->from, &n);
+	control_take(control, clients, n, take_over_state(s->from));
+	take_over_free(s->from);
+	s->from = NULL;
+	return true;
+}
+
+static int serve(struct start *s, struct ev_loop *loop, struct control *control, struct admin **admin)
+{
+	char err[1024];
+	int code;
+
+	bool took = s->from != NULL;
+	if (took && !take_over(s, loop, control, &code))
+		return code;
+	*admin = admin_new(loop, s->config->admin_socket, control, err, sizeof(err));
+	if (!*admin)
+		log_warning("%s", err);
+	if (!*admin && !took) /* the clients of another process are not left alone for want of an operator */
+		return EXIT_OS;
+	ev_run(loop, 0);
+	return control_exit_code(control);
+}
+
+static int run(struct start *s)
 {
 	struct ev_loop *loop = ev_default_loop(EVFLAG_AUTO);
-	struct control_options o = { .loop = loop, .config = config, .state = state, .listen_fds = fds, .nlisten_fds = n, .assume = assume };
+	struct control_options o = { .loop = loop, .config = s->config, .state = s->state, .listen_fds = s->fds, .nlisten_fds = s->n, .assume = s->assume,
+		.take_over = s->from != NULL, .pumps = s->pumps };
+	struct admin *admin = NULL;
 	ev_signal watchers[HANDLERS];
-	char err[1024];
 
 	struct control *control = control_new(&o);
-	struct admin *admin = admin_new(loop, config->admin_socket, control, err, sizeof(err));
-	int code = EXIT_OS;
 	for (unsigned i = 0; i < HANDLERS; i++) {
 		ev_signal_init(&watchers[i], handlers[i].fn, handlers[i].signal);
 		watchers[i].data = control;
 		ev_signal_start(loop, &watchers[i]);
 	}
-	if (!admin) {
-		log_warning("%s", err);
-	} else {
-		ev_run(loop, 0);
-		code = control_exit_code(control);
-	}
+	int code = serve(s, loop, control, &admin);
 	second_signal_ends(loop, watchers);
+	s->owns_sockets &= !control_handed_over(control);
 	control_free(control); /* answers what the admin socket still waits for */
 	admin_free(admin);
 	return code;
 }
 
-static int begin(struct config *config, int assume)
+static bool open_listeners(struct start *s)
 {
+	s->owns_sockets = !s->from;
+	if (!s->from)
+		return listen_bind_all(s->config, s->fds, &s->n);
+	take_over_listeners(s->from, s->fds, &s->n);
+	return true;
+}
+
+/* With the state directory at hand. */
+static int begin_with(struct start *s)
+{
+	const struct config *config = s->config;
+	enum phase phase = state_has_record(s->state) ? state_loaded(s->state)->phase : PHASE_PROXY;
+
+	if (phase != PHASE_PROXY && config->side[SIDE_TARGET].nnodes == 0) {
+		log_warning("%s: target-nodes is not set, and the record in %s is in phase %s: expected the nodes of that migration", config->file,
+			    config->state_dir, phase_names[phase]);
+		return EXIT_CONFIG;
+	}
+	if (s->assume == SIDE_TARGET && config->side[SIDE_TARGET].nnodes == 0) {
+		log_warning("%s: target-nodes is not set, and --assume-authority names the target", config->file);
+		return EXIT_CONFIG;
+	}
+	if (!open_listeners(s))
+		return EXIT_OS;
+	raise_file_limit(config->maxclients);
+	int code = run(s);
+	if (config->unixsocket && s->owns_sockets)
+		unlink(config->unixsocket);
+	return code;
+}
+
+/* TLS clients of a process that has handed over: its state directory is the other's already. */
+static void carry_on(struct pumps *pumps)
+{
+	if (pumps_count(pumps))
+		log_notice("%u TLS clients are carried on to the process that took over, until they end", pumps_count(pumps));
+	pumps_run(pumps);
+	pumps_free(pumps);
+}
+
+static int begin(struct config *config, const struct arguments *a)
+{
+	struct start s = { .config = config, .assume = a->assume };
 	char err[2048];
-	struct listen_fd fds[LISTENERS_MAX];
-	int code;
-	unsigned n = 0;
+	int code = EXIT_NOT_TAKEN;
 
 	log_set_level((enum log_level)config->loglevel);
 	if (!log_open(config->logfile)) {
@@ -182,28 +283,19 @@ static int begin(struct config *config, int assume)
 		return EXIT_CONFIG;
 	}
 	log_notice("crossfade %s, process %d, %s", PACKAGE_VERSION, (int)getpid(), config->file);
-	struct state *state = state_open(config->state_dir, err, sizeof(err), &code);
-	if (!state) {
-		log_warning("%s", err);
+	if (a->take_over && !(s.from = take_over_begin(config, err, sizeof(err)))) {
+		log_warning("nothing was taken over: %s", err);
 		return code;
 	}
-	enum phase phase = state_has_record(state) ? state_loaded(state)->phase : PHASE_PROXY;
-	if (phase != PHASE_PROXY && config->side[SIDE_TARGET].nnodes == 0) {
-		log_warning("%s: target-nodes is not set, and the record in %s is in phase %s: expected the nodes of that migration", config->file,
-			    config->state_dir, phase_names[phase]);
-		code = EXIT_CONFIG;
-	} else if (assume == SIDE_TARGET && config->side[SIDE_TARGET].nnodes == 0) {
-		log_warning("%s: target-nodes is not set, and --assume-authority names the target", config->file);
-		code = EXIT_CONFIG;
-	} else if (!listen_bind_all(config, fds, &n)) {
-		code = EXIT_OS;
-	} else {
-		raise_file_limit(config->maxclients);
-		code = run(config, state, fds, n, assume);
-		if (config->unixsocket)
-			unlink(config->unixsocket);
-	}
-	state_close(state);
+	s.state = (s.from ? state_borrow : state_open)(config->state_dir, err, sizeof(err), &code);
+	s.pumps = pumps_new(ev_default_loop(EVFLAG_AUTO));
+	if (s.state)
+		code = begin_with(&s);
+	else
+		log_warning("%s", err);
+	take_over_free(s.from);
+	state_close(s.state);
+	carry_on(s.pumps);
 	return code;
 }
 
@@ -228,7 +320,7 @@ int main(int argc, char **argv)
 		if (a.check)
 			printf("%s: ok\n", a.file);
 		else
-			code = begin(config, a.assume);
+			code = begin(config, &a);
 		config_release(config);
 	}
 	free(config);

@@ -18,12 +18,27 @@ static int64_t now_ms(void)
 
 /* --- one worker --- */
 
+static uint8_t *kind_of(struct worker *w)
+{
+	return w->pause == PAUSE_HANDOVER ? &w->pause_beneath : &w->pause;
+}
+
+void pause_handover(struct worker *w, bool on)
+{
+	if (on == (w->pause == PAUSE_HANDOVER))
+		return;
+	if (on)
+		w->pause_beneath = w->pause;
+	w->pause = on ? PAUSE_HANDOVER : w->pause_beneath;
+}
+
 void pause_end(struct worker *w)
 {
-	w->pause = PAUSE_NOT;
+	*kind_of(w) = PAUSE_NOT;
 	w->pause_until_ms = 0;
 	ev_timer_stop(w->loop, &w->pause_timer);
-	clients_resume(w);
+	if (!w->pause)
+		clients_resume(w);
 }
 
 static void on_time(struct ev_loop *loop, ev_timer *t, int revents)
@@ -44,8 +59,8 @@ static void begin(struct worker *w, enum pause_kind kind, int64_t until_ms)
 {
 	int64_t left = until_ms - now_ms();
 
-	if (kind > w->pause)
-		w->pause = kind;
+	if (kind > *kind_of(w))
+		*kind_of(w) = kind;
 	if (until_ms <= w->pause_until_ms)
 		return;
 	w->pause_until_ms = until_ms;
@@ -54,9 +69,15 @@ static void begin(struct worker *w, enum pause_kind kind, int64_t until_ms)
 	ev_timer_start(w->loop, &w->pause_timer);
 }
 
+void pause_restore(struct worker *w, enum pause_kind kind, int64_t until_ms)
+{
+	if (kind)
+		begin(w, kind, until_ms);
+}
+
 bool pause_holds(const struct worker *w, const struct client *c, const struct command *cmd)
 {
-	if (w->pause == PAUSE_ALL || cmd->flags & (CMD_WRITE | CMD_MAY_REPLICATE))
+	if (w->pause >= PAUSE_ALL || cmd->flags & (CMD_WRITE | CMD_MAY_REPLICATE))
 		return true;
 	return cmd->shape == SHAPE_EXEC && c->session && c->session->txn && c->session->txn->write;
 }

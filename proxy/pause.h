@@ -7,16 +7,20 @@
 #define CROSSFADE_PAUSE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct client;
 struct command;
 struct worker;
 
-enum pause_kind { PAUSE_NOT, PAUSE_WRITE, PAUSE_ALL };
+enum pause_kind { PAUSE_NOT, PAUSE_WRITE, PAUSE_ALL, PAUSE_HANDOVER /* not CLIENT PAUSE: clients go to another process */ };
 
 void pause_init(struct worker *w);
 /* w->pause: is the request at hand one that waits? */
 bool pause_holds(const struct worker *w, const struct client *c, const struct command *cmd);
 void pause_end(struct worker *w); /* here only; who is held goes on */
+/* Everything is held, whatever CLIENT PAUSE says; that goes on beneath. The end looks at nobody's requests: the caller does. */
+void pause_handover(struct worker *w, bool on);
+void pause_restore(struct worker *w, enum pause_kind kind, int64_t until_ms); /* what CLIENT PAUSE had said in another process */
 
 #endif

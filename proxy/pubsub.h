@@ -19,6 +19,7 @@
 #include "proxy/receivers.h"
 
 struct client;
+struct handed;
 struct pubsub;
 struct pubsub_client; /* a client's subscriptions; NULL: it never had any */
 struct worker;
@@ -32,6 +33,11 @@ void pubsub_look(struct pubsub *p);
 void pubsub_turn(struct pubsub *p);
 /* Everything published up to now has been given to its subscribers, and every subscription stands on both sides: fleet_tell_settled. */
 void pubsub_settle(struct pubsub *p, uint64_t flip);
+
+/* handover.h: in another process its subscriptions hold at once, in so far as pubsub_stands: every server concerned has confirmed. */
+void pubsub_hand(const struct client *c, struct handed *h);
+void pubsub_restore(struct pubsub *p, struct client *c, enum topic_kind kind, struct slice name);
+bool pubsub_stands(const struct pubsub *p);
 
 uint32_t pubsub_count(const struct client *c, enum topic_kind kind);
 bool pubsub_is_subscribed(const struct client *c);

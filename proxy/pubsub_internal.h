@@ -1,4 +1,4 @@
-/* pubsub_internal.h - shared by pubsub.c, ears.c and subscribe.c only. */
+/* pubsub_internal.h - shared by pubsub.c, ears.c, subscribe.c and pubsub_handover.c only. */
 #ifndef CROSSFADE_PUBSUB_INTERNAL_H
 #define CROSSFADE_PUBSUB_INTERNAL_H
 

@@ -54,6 +54,7 @@ struct req {
 	size_t reply_len;
 	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
 	uint64_t turned;            /* the owner's, of one that goes again: its key (engine_order.c) */
+	int64_t until_us;           /* waits: its waiting ends then; 0 from home: as its words say, from the owner: never */
 	uint32_t part;              /* index in the split, or in the transaction */
 	uint32_t from;              /* the same for all of a client, and for hardly any other; 0: of no client */
 	uint16_t slot;

@@ -149,16 +149,16 @@ static bool take_lock(struct state *s, char *err, size_t errlen)
 		return false;
 	}
 	int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-	if (ftruncate(s->lock_fd, 0) < 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n) {
+	if (pwrite(s->lock_fd, pid, (size_t)n, 0) != n || ftruncate(s->lock_fd, n) < 0) { /* in this order a full disk is no reason to fail */
 		snprintf(err, errlen, "state-dir %s cannot be written: %s; %s or set another state-dir", s->dir, strerror(errno), what_to_do(errno));
 		return false;
 	}
 	return true;
 }
 
-static bool open_dir(struct state *s, char *err, size_t errlen)
+static bool open_dir(struct state *s, bool lock, char *err, size_t errlen)
 {
-	if (mkdir(s->dir, 0700) < 0 && errno != EEXIST) {
+	if (lock && mkdir(s->dir, 0700) < 0 && errno != EEXIST) {
 		snprintf(err, errlen, "state-dir %s cannot be created: %s; %s or set another state-dir", s->dir, strerror(errno),
 			 errno == ENOENT ? "create it" : what_to_do(errno));
 		return false;
@@ -169,7 +169,7 @@ static bool open_dir(struct state *s, char *err, size_t errlen)
 			 errno == ENOTDIR ? "that is a file: remove it" : what_to_do(errno));
 		return false;
 	}
-	return take_lock(s, err, errlen);
+	return !lock || take_lock(s, err, errlen);
 }
 
 static int load(struct state *s, char *err, size_t errlen)
@@ -194,23 +194,61 @@ static int load(struct state *s, char *err, size_t errlen)
 	return STATE_EXIT_CORRUPT;
 }
 
-struct state *state_open(const char *dir, char *err, size_t errlen, int *exit_code)
+static struct state *read_dir(const char *dir, bool lock, char *err, size_t errlen, int *exit_code)
 {
 	struct state *s = calloc(1, sizeof(*s));
 
 	s->dir = strdup(dir);
 	s->dir_fd = s->lock_fd = -1;
-	*exit_code = open_dir(s, err, errlen) ? 0 : STATE_EXIT_LOCKED;
+	*exit_code = open_dir(s, lock, err, errlen) ? 0 : STATE_EXIT_LOCKED;
 	if (*exit_code == 0)
 		*exit_code = load(s, err, errlen);
 	if (*exit_code != 0) {
 		state_close(s);
 		return NULL;
 	}
+	return s;
+}
+
+static void take_mark(struct state *s)
+{
 	s->was_clean = unlinkat(s->dir_fd, "clean", 0) == 0;
 	if (s->was_clean)
 		fsync(s->dir_fd); /* or a crash from here on would look like a clean end */
+}
+
+struct state *state_open(const char *dir, char *err, size_t errlen, int *exit_code)
+{
+	struct state *s = read_dir(dir, true, err, errlen, exit_code);
+
+	if (s)
+		take_mark(s);
 	return s;
+}
+
+struct state *state_borrow(const char *dir, char *err, size_t errlen, int *exit_code)
+{
+	return read_dir(dir, false, err, errlen, exit_code);
+}
+
+bool state_look(struct state *s, char *err, size_t errlen)
+{
+	return load(s, err, errlen) == 0;
+}
+
+bool state_take(struct state *s, char *err, size_t errlen, int *exit_code)
+{
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	*exit_code = STATE_EXIT_LOCKED;
+	if (!take_lock(s, err, errlen))
+		return false;
+	if (!state_look(s, err, errlen)) {
+		*exit_code = STATE_EXIT_CORRUPT;
+		return false;
+	}
+	take_mark(s);
+	return true;
 }
 
 void state_close(struct state *s)

@@ -61,6 +61,11 @@ struct state;
 /* Creates the directory (0700), takes the lock and reads the record. NULL: err says what and what to do, *exit_code is one of the above.
  * Removes the mark of a clean end; state_was_clean() tells whether there was one. */
 struct state *state_open(const char *dir, char *err, size_t errlen, int *exit_code);
+/* The same of a directory whose process serves, in order to take over from it: nothing is locked, and nothing may be written, until state_take has the lock and has
+ * read anew. state_look only reads anew. False: err says why, and *exit_code whether it is not free (STATE_EXIT_LOCKED), or free and ours but not to be read (the other). */
+struct state *state_borrow(const char *dir, char *err, size_t errlen, int *exit_code);
+bool state_look(struct state *s, char *err, size_t errlen);
+bool state_take(struct state *s, char *err, size_t errlen, int *exit_code);
 void state_close(struct state *s); /* gives the lock back */
 
 bool state_has_record(const struct state *s);

@@ -24,6 +24,7 @@
 #define TRACKED_BYTES_MAX (64u * 1024 * 1024)
 
 struct client;
+struct handed;
 struct req;
 struct tracker; /* what a client tracks; in its session */
 struct told;    /* a client that others' invalidations are redirected to; in its session */
@@ -37,6 +38,8 @@ void tracking_note(struct worker *w, struct client *c, const struct command *cmd
 void tracking_write_begins(struct worker *w, const struct client *c, struct req *r, const struct command *cmd, uint32_t argc);
 void tracking_write_ended(struct worker *w, struct written *written); /* takes it */
 void tracking_caching_ends(struct client *c); /* what CLIENT CACHING said held for the command before this */
+void tracking_hand(const struct client *c, struct handed *h); /* handover.h: how it tracks, and whether it is told what others track */
+void tracking_restore(struct worker *w, struct client *c, const struct handed *h); /* …in another process: it is told to forget what it has read */
 void tracking_drop(struct client *c);         /* OFF, RESET, the end */
 void tracking_untold(struct client *c);       /* the end: redirections to it break */
 void tracking_look(struct worker *w);         /* nodes or mirroring have changed */

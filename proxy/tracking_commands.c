@@ -131,22 +131,25 @@ static void enable_end(void *arg)
 	free(e);
 }
 
-/* The client gets a mark by which it is found when something is to be told. */
+void tracking_mark_told(struct worker *w, struct client *c)
+{
+	struct session *s = session_of(c);
+
+	if (s->told)
+		return;
+	s->told = calloc(1, sizeof *s->told);
+	if (!s->told)
+		abort();
+	*s->told = (struct told){ .id = c->id, .client = c };
+	HASH_ADD(hh, tracking_of(w)->told, id, sizeof s->told->id, s->told);
+}
+
 static bool find_told(struct worker *w, uint64_t id)
 {
-	struct tracking *x = tracking_of(w);
-
 	for (struct client *c = w->clients; c; c = c->next) {
 		if (c->id != id || c->reader.fd < 0)
 			continue;
-		struct session *s = session_of(c);
-		if (s->told)
-			return true;
-		s->told = calloc(1, sizeof *s->told);
-		if (!s->told)
-			abort();
-		*s->told = (struct told){ .id = id, .client = c };
-		HASH_ADD(hh, x->told, id, sizeof s->told->id, s->told);
+		tracking_mark_told(w, c);
 		return true;
 	}
 	return false;

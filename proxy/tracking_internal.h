@@ -1,4 +1,4 @@
-/* tracking_internal.h - shared by tracking.c, tracking_listen.c and tracking_commands.c only. */
+/* tracking_internal.h - shared by the files of tracking only: tracking.c, tracking_listen.c, tracking_commands.c, tracking_handover.c. */
 #ifndef CROSSFADE_TRACKING_INTERNAL_H
 #define CROSSFADE_TRACKING_INTERNAL_H
 
@@ -70,6 +70,7 @@ void tracking_unread(struct tracking *x, uint64_t id, struct slice key); /* it i
 void tracking_read_again(struct tracking *x, uint64_t id, struct slice key);
 bool tracking_is_own(struct tracking *x, const struct tracker *t, struct slice key); /* a push: is it about its own write? Once for each push */
 void tracking_own_release(struct tracking *x);
+void tracking_mark_told(struct worker *w, struct client *c); /* by its mark it is found when something is to be told */
 void tracking_wait(struct tracking *x, struct req *r);
 
 #endif

@@ -247,6 +247,33 @@ void txn_queue(struct worker *w, struct client *c, const struct command *cmd, ui
 	client_reply(w, c, resp_cat_simple(sdsempty(), "QUEUED"));
 }
 
+/* A command that this version does not know makes EXEC fail. */
+void txn_restore(struct worker *w, struct client *c, bool local, const char *bytes, size_t n)
+{
+	struct session *s = session_of(c);
+	struct txn *t = s->txn ? s->txn : (s->txn = txn_new());
+
+	if (!n)
+		return;
+	uint32_t argc = words_again(w, bytes, n);
+	const struct command *cmd = command_find(w->argv[0]);
+	if (cmd && cmd->flags & CMD_CONTAINER && argc > 1)
+		cmd = command_find_sub(cmd, w->argv[1]);
+	if (!cmd || !command_arity_ok(cmd, argc) || local != (cmd->policy == POLICY_LOCAL) || (!local && !take_slot(w, t, cmd, argc))) {
+		t->failed = true;
+		return;
+	}
+	sds *to = local ? &t->own : &t->bytes;
+	size_t at = sdslen(*to);
+	*to = sdscatlen(*to, bytes, n);
+	add(t, cmd, at, n)->local = local;
+	if (local)
+		return;
+	t->write |= dispatch_writes(cmd);
+	t->sent++;
+	ask_about(t, cmd);
+}
+
 /* --- MULTI, DISCARD, EXEC --- */
 
 static struct txn *open_txn(const struct client *c)

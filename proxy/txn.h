@@ -62,6 +62,10 @@ struct session {
 	struct watch *watch; /* made by the first WATCH; NULL: none */
 	bool watching;    /* something is watched: EXEC goes to the watch's connection */
 	uint32_t watched; /* …so many keys */
+	bool waits;       /* its input begins with a blocking command that waited already (handover_client.h)… */
+	uint16_t wait_slot; /* …for keys of this slot… */
+	int64_t until_us; /* …until then; 0: for ever */
+	double wait_since; /* when the last one came */
 	struct tracker *tracker; /* tracking.h; NULL: it does not track */
 	struct told *told;       /* …nor is it told what others track */
 	bool capa_redirect; /* CLIENT CAPA: shown in its line, and nothing else, for nobody is redirected here */
@@ -92,6 +96,8 @@ bool txn_complete(struct worker *w, struct client *c, struct req *r);
 void txn_take_answer(struct client *c, sds reply); /* session->exec: that element's answer, which remains the caller's */
 void txn_await(struct client *c, struct req *r);   /* …will be r's */
 void txn_answered(struct worker *w, struct req *r); /* r is done */
+/* In another process it was queued: MULTI is open, with this command as a request that is whole. */
+void txn_restore(struct worker *w, struct client *c, bool local, const char *bytes, size_t n);
 /* The reply to EXEC goes into the client's output. */
 void txn_emit(struct worker *w, struct client *c, struct req *r);
 

@@ -31,6 +31,7 @@ struct waiting { /* lives until its request is answered and no answer is on the 
 	struct req *req;   /* NULL: answered, or the client is gone */
 	int64_t wanted, timeout_ms;
 	ev_timer round, limit;
+	ev_tstamp limit_at; /* 0: there is none yet */
 	double pause_s;
 	bool begun;
 	bool once;         /* inside a transaction nothing waits: the first round's answer */
@@ -97,6 +98,22 @@ static sds answer(const struct waiting *x, enum unpark how)
 	return x->aof ? aof_answer(x) : resp_cat_len(sdsempty(), ':', fewest(x));
 }
 
+/* The request as another process is to have it, WAIT with what time is left. */
+static void restate(struct waiting *x, struct req *r)
+{
+	sds s = x->request ? sdsdup(x->request) : resp_cat_len(sdsempty(), '*', 3);
+
+	if (!x->request) {
+		int64_t left = x->limit_at > 0 ? (int64_t)((x->limit_at - ev_now(x->worker->loop)) * 1e3) : x->timeout_ms;
+		left = x->timeout_ms && left < 1 ? 1 : left;
+		s = resp_cat_int_bulk(resp_cat_int_bulk(resp_cat_bulk(s, SLICE_LIT("WAIT")), x->wanted), left);
+	}
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	sdsfree(s);
+}
+
 void waiting_end(struct waiting *x, enum unpark how)
 {
 	struct worker *w = x->worker;
@@ -114,7 +131,9 @@ void waiting_end(struct waiting *x, enum unpark how)
 	if (how == UNPARK_GONE) {
 		r->done = true; /* whoever drops the client frees it */
 	} else {
-		if (how != UNPARK_END) {
+		if (how == UNPARK_END && !x->once) {
+			restate(x, r);
+		} else if (how != UNPARK_END) {
 			r->reply_block = block_copy(s, sdslen(s));
 			r->reply = r->reply_block->data;
 			r->reply_len = sdslen(s);
@@ -269,6 +288,7 @@ void waiting_begin(struct waiting *x)
 		ev_timer_again(x->worker->loop, &x->round);
 	}
 	if (x->timeout_ms) {
+		x->limit_at = ev_now(x->worker->loop) + (double)x->timeout_ms / 1e3;
 		ev_timer_set(&x->limit, (double)x->timeout_ms / 1e3, 0.);
 		ev_timer_start(x->worker->loop, &x->limit);
 	}

@@ -93,6 +93,16 @@ static struct watch *watch_for(struct worker *w, struct session *s, uint16_t slo
 	return s->watch;
 }
 
+void watch_restore(struct worker *w, struct client *c, uint16_t slot, uint32_t keys)
+{
+	struct session *s = session_of(c);
+
+	s->watch = watch_new(w, slot);
+	s->watch->armed = s->watch->broken = true; /* the owner has not heard of it yet */
+	s->watching = true;
+	s->watched = keys;
+}
+
 void local_watch(struct worker *w, struct client *c, const struct command *cmd, uint32_t argc)
 {
 	struct session *s = session_of(c);

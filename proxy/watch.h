@@ -41,6 +41,7 @@ struct watch {
 void watch_unref(struct watch *v);
 void watch_end(struct worker *w, struct client *c); /* UNWATCH, if anything is watched */
 void watch_client_gone(struct client *c);
+void watch_restore(struct worker *w, struct client *c, uint16_t slot, uint32_t keys); /* watched in another process: EXEC answers null */
 void watches_free(struct worker *w);                /* when the threads have ended */
 
 /* the owner */

@@ -9,6 +9,7 @@
 #include "proxy/alone.h"
 #include "proxy/client.h"
 #include "proxy/cut.h"
+#include "proxy/handover_client.h"
 #include "proxy/journals.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
@@ -541,6 +542,8 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	struct worker *w = p->data;
 
 	(void)revents;
+	if (w->handing && handover_stopped(w))
+		return;
 	engine_turn(w->engine);
 	cuts_turn(w);
 	clients_next_share(w);
@@ -553,11 +556,13 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	}
 	if (w->draining)
 		drain_turn(w);
+	if (w->handing)
+		handover_turn(w);
 	set_due(w);
 	tidy_turn(&w->tidy, loop);
 	gather_turn(&w->gather, loop, w->stats->latency, SIDES);
 	set_unfinished(w);
-	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining) {
+	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining || w->handing) {
 		if (!ev_is_active(&w->tick))
 			ev_timer_again(loop, &w->tick);
 	} else if (ev_is_active(&w->tick)) {
@@ -677,6 +682,7 @@ void *worker_main(void *arg)
 	log_thread_name(name);
 	gather_thread();
 	ev_run(w->loop, 0);
+	handover_leave(w);
 	clients_close_listeners(w);
 	clients_close_all(w);
 	mailbox_flush_all(w->fleet->mail, w->id);
@@ -715,6 +721,7 @@ void worker_release(struct worker *w)
 	watches_free(w);
 	known_release(&w->preloaded);
 	pubsub_free(w->pubsub);
+	handover_free(w);
 	acl_unref(w->acl);
 	monitor_release(w);
 	free(w->upstreams);

@@ -25,6 +25,7 @@ struct alone_part;
 struct client;
 struct cut;
 struct fleet;
+struct handing;
 struct watch;
 
 struct listener {
@@ -112,6 +113,9 @@ struct worker {
 	ev_timer pause_timer;
 	ev_timer drain_limit;
 	bool draining, drained;
+	uint8_t pause_beneath;       /* w->pause is PAUSE_HANDOVER: what it was */
+	unsigned handing_attempt;
+	struct handing *handing;     /* its clients go to another process, or come from one (handover_client.h); NULL: no */
 };
 
 struct node_note {
@@ -198,6 +202,7 @@ void fleet_tell_void(struct worker *w, const char *why);
 void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why);
 void fleet_tell_settled(struct worker *w, uint64_t flip, bool ok, const char *why);
 void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why);
+void fleet_tell_handing(struct worker *w, unsigned stage);
 
 /* worker_engine.c: the engine's I/O */
 void worker_engine_io(struct worker *w, struct engine_io *io);

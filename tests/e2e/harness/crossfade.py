@@ -106,12 +106,13 @@ class Crossfade(Process):
         self.config.update(config or {})
         self._client = None
         self._seen = 0  # how much of the log has been searched for reports
+        self.former = []  # processes that another one has taken over from
         if start:
             self.start()
 
     # ---- running
 
-    def spawn_daemon(self):
+    def spawn_daemon(self, *more):
         """Starts it and does not wait."""
         with open(self.config_path, "w") as f:
             f.write(config_text(self.config))
@@ -119,7 +120,33 @@ class Crossfade(Process):
         for name, value in SANITIZERS.items():
             env.setdefault(name, value)
         env.update(self.env)
-        self.spawn([_need(crossfade_bin()), "-c", self.config_path] + self.args, env=env)
+        self.spawn([_need(crossfade_bin()), "-c", self.config_path] + self.args + list(more), env=env)
+
+    def take_over(self, timeout=60, config=None, env=None):
+        """A second process takes over. Returns 0, or its exit code, and then the first one is still the proxy. With 0 the first one is in `former`."""
+        old, self.proc = self.proc, None
+        before = self.config, self.env
+        self.config, self.env = dict(self.config, **(config or {})), dict(self.env if env is None else env)
+        at = len(self.log())
+        self.spawn_daemon("--take-over")
+        try:
+            wait_until("the take-over", lambda: self.proc.poll() is not None or "took over: " in self.log()[at:], timeout)
+        except TimeoutError as e:
+            raise AssertionError("%s\n%s" % (e, self.log_tail(60)))
+        if self.proc.poll() is None:
+            self.former.append(old)
+            return 0
+        code = self.proc.returncode
+        self.proc = old
+        self.config, self.env = before
+        return code
+
+    def former_end(self, timeout=30):
+        """Those that were taken over from have ended in order."""
+        while self.former:
+            code = self.former.pop().wait(timeout)
+            assert code == 0, "the former process ended with %d:\n%s" % (code, self.log_tail(60))
+        self.check_log()
 
     def start(self, timeout=30):
         self.spawn_daemon()
@@ -191,6 +218,9 @@ class Crossfade(Process):
         finally:
             self.drop()
             super().close()
+            for process in self.former:
+                process.kill()
+                process.wait()
             if self._port:
                 self._port.release()
 
