@@ -35,7 +35,8 @@ static json_t *target_slots(const struct state_record *r)
 	return ranges;
 }
 
-static void add_uncarried(json_t *o, const struct uncarried_report *r)
+/* n: as counted at this moment; the report with the names comes a moment later. */
+static void add_uncarried(json_t *o, const struct uncarried_report *r, uint64_t n)
 {
 	json_t *list = json_array();
 
@@ -43,7 +44,7 @@ static void add_uncarried(json_t *o, const struct uncarried_report *r)
 		json_array_append_new(list, json_pack("{sissssss}", "db", (int)r->at[i].db, "key", r->at[i].key, "to", side_name(r->at[i].to),
 						      "why", r->at[i].why));
 	json_object_set_new(o, "uncarried_keys", list);
-	json_object_set_new(o, "uncarried_all_named", json_boolean(!r || r->complete));
+	json_object_set_new(o, "uncarried_all_named", json_boolean(r ? r->complete && r->n == n : n == 0));
 }
 
 static json_t *backfill_json(const struct control *c)
@@ -64,8 +65,9 @@ static json_t *backfill_json(const struct control *c)
 	json_object_set_new(o, "eta_s", eta < 0 ? json_null() : json_integer(eta));
 	json_object_set_new(o, "held_by", json_string(bf_held_names[GET(s->held_by)]));
 	json_object_set_new(o, "slots_done", number(GET(s->slots_done)));
-	json_object_set_new(o, "uncarried", number(GET(s->uncarried)));
-	add_uncarried(o, c->backfill ? backfill_thread_uncarried(c->backfill) : NULL);
+	uint64_t uncarried = GET(s->uncarried);
+	json_object_set_new(o, "uncarried", number(uncarried));
+	add_uncarried(o, c->backfill ? backfill_thread_uncarried(c->backfill) : NULL, uncarried);
 	json_object_set_new(o, "limits", json_pack("{sIsIsb}", "keys_per_s", (json_int_t)c->throttle.keys_per_s, "bytes_per_s",
 						  (json_int_t)c->throttle.bytes_per_s, "adaptive", c->throttle.adaptive));
 	return o;
