@@ -26,7 +26,7 @@ def equal(proxy, authority, follower):
     lines = []
 
     def same():
-        lines[:] = compare(authority, follower, partial=False, final=False)
+        lines[:] = compare(authority, follower, partial=False, final=False, moved=True)
         return not lines
     try:
         wait_until("both sides are equal", same, 5, 0.1)
