@@ -334,6 +334,8 @@ static bool redirected(struct engine *e, struct req *r, const struct reply *repl
 		return order_resend(e, r, 20000);
 	}
 	uint16_t node = e->io.redirect(e->io.ctx, side, r->slot, text, how->how == RETRY_MOVED);
+	if (how->how == RETRY_MOVED && e->slots[r->slot].inflight && !fault("order-route"))
+		engine_wait(e, r->slot, WAIT_RESEND); /* at the former node, also if this one was tried long enough */
 	if (how->how == RETRY_ASK)
 		r->ask_node = node;
 	return order_resend(e, r, node == NODE_NONE ? 20000 : 0);
@@ -377,8 +379,7 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 	if (!repeatable && reply->sent) {
 		stat_add(&e->stats->unknown_outcome, 1);
 		snprintf(text, sizeof text, "UNKNOWN the connection to %s before the reply came: whether the command was executed is unknown", reply->why);
-		if (e->slots[r->slot].wait && e->slots[r->slot].wait->resend.head)
-			order_executed(e, r); /* it may have been */
+		order_executed(e, r); /* it may have been */
 		mirror_unknown(e, r, reply->why);
 	} else {
 		snprintf(text, sizeof text, "CLUSTERDOWN %s", reply->why);
@@ -488,7 +489,7 @@ static void on_reply(void *arg, const struct reply *reply)
 	} else if (!reply->p) {
 		lost(e, r, reply);
 	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
-		if (__builtin_expect(s->wait && s->wait->resend.head, 0))
+		if (__builtin_expect(e->waits != NULL, 0))
 			order_executed(e, r);
 		r->reply = reply->p;
 		r->reply_len = reply->n;

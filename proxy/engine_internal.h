@@ -284,7 +284,7 @@ void line_part(struct engine *e, struct req *part);
 
 /* engine_order.c */
 bool order_resend(struct engine *e, struct req *r, int64_t delay_us); /* it was turned away, and goes again; false: it was tried long enough */
-void order_executed(struct engine *e, const struct req *r);          /* while others of its slot were turned away */
+void order_executed(struct engine *e, const struct req *r);          /* others may have been turned away */
 bool order_resumes(struct engine *e, struct slot_wait *w);           /* true: nothing is left, WAIT_RESEND has ended */
 
 /* engine.c */

@@ -82,19 +82,30 @@ static void tell_overtaken(struct engine *e, struct req *r)
 	engine_answer_error(e, r, "TRYAGAIN crossfade: the node refused this command and then executed a later one of this client; it was not executed");
 }
 
-void order_executed(struct engine *e, const struct req *r)
+static void executed_in(struct engine *e, const struct req *r, uint16_t slot)
 {
-	struct slot_wait *w = e->slots[r->slot].wait;
-	struct req_list all = w->resend, over = { NULL, NULL };
+	struct slot_wait *w = e->slots[slot].wait;
+	struct req_list all, over = { NULL, NULL };
 	struct req *q;
 
-	if (!r->from || fault("order"))
+	if (!w || !w->resend.head)
 		return;
+	all = w->resend;
 	w->resend = (struct req_list){ NULL, NULL };
 	while ((q = req_list_pop(&all)))
 		req_list_push(q->from == r->from && q->turned != KEYS_NONE && touches(e, r, q->turned) ? &over : &w->resend, q);
 	while ((q = req_list_pop(&over)))
 		tell_overtaken(e, q);
+}
+
+void order_executed(struct engine *e, const struct req *r)
+{
+	if (!r->from || fault("order"))
+		return;
+	if (!r->wide)
+		executed_in(e, r, r->slot);
+	for (uint32_t i = 0; r->wide && i < r->wide->n; i++)
+		executed_in(e, r, r->wide->slot[i]);
 }
 
 bool order_resumes(struct engine *e, struct slot_wait *w)

@@ -16,6 +16,36 @@ void judge_execution(struct world *w, enum side side, int tag, const struct wire
 			 (int)(x->n < 40 ? x->n : 40), x->bytes);
 }
 
+/* Whose it is, while that is known: an answer may end the request before all that was sent of it has arrived. */
+void judge_sent(struct world *w, struct wire *x)
+{
+	const struct req *r = w->reqs;
+
+	x->from = 0;
+	while (r && r != x->arg)
+		r = r->next;
+	if (!r || !x->client)
+		return;
+	x->from = r->from;
+	x->part = r->part;
+	x->write = r->write;
+}
+
+/* A client's order holds for each key: nothing of it is executed behind a later write of its own. */
+void judge_order(struct world *w, const struct wire *x, const struct slice *argv, uint32_t argc)
+{
+	for (uint32_t i = 1; i < argc; i++) {
+		int key = key_index(w, argv[i]);
+		if (key < 0)
+			continue;
+		uint32_t *last = &w->written[x->from - 1][key];
+		if (x->part < *last)
+			sim_fail(w, "%.*s %.*s is executed behind a later write of its client", (int)argv[0].n, argv[0].p, (int)argv[i].n, argv[i].p);
+		if (x->write)
+			*last = x->part;
+	}
+}
+
 void judge_stray(struct world *w, enum side side, int tag)
 {
 	if (w->disk->authority[w->slot[tag]] != side)

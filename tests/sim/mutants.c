@@ -43,6 +43,8 @@ static const struct mutant {
 	{ "race-14-flip", false, "a flip between WATCH and EXEC goes unnoticed", 10 },
 	{ "race-15-marker", false, "a flip to the target does not wait for the marker there", 15 },
 	{ "race-15-start", false, "a process without a record does not ask for the marker", 15 },
+	{ "order-route", false, "a slot is sent to another node while something is in flight at the former, if what moved it goes no more", 17 },
+	{ "order", false, "what was turned away goes behind a later command of its client", 17 },
 	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 16 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
 	{ "replies-off", false, "the follower's replies are not compared", 14 },

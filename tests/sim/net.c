@@ -122,6 +122,7 @@ static unsigned keep_zombies(struct world *w, struct conn *k, struct lost *l)
 	for (unsigned i = 0; i < arrive && k->nzombies < 64; i++) {
 		struct wire *z = &k->zombie[k->nzombies++];
 		*z = l->in[i];
+		z->from = 0;
 		z->bytes = memcpy(malloc(z->n), z->bytes, z->n);
 	}
 	return written;
@@ -312,6 +313,7 @@ static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint1
 	(void)db;
 	x->asking = node != NODE_NONE;
 	x->client = holder && side == engine_authority(w->engine, slot);
+	judge_sent(w, x);
 }
 
 static unsigned io_send_each(void *ctx, enum side side, bool replicas_only, const char *p, size_t n, reply_fn *fn, void *arg)

@@ -61,6 +61,8 @@ const char *value_show(const struct value *v, char *out, size_t n);
 
 /* --- nodes and connections --- */
 
+#define ORDERED 3 /* clients */
+
 struct wire { /* what was sent on a connection and not executed yet */
 	char *bytes;
 	size_t n;
@@ -69,6 +71,8 @@ struct wire { /* what was sent on a connection and not executed yet */
 	void *arg;
 	size_t at;        /* bytes executed so far */
 	bool asking, client;
+	uint32_t from, part; /* of the request, if its client's order is judged; from 0: not */
+	bool write;
 	bool own;         /* of the watching client's connection */
 	bool kills;       /* behind it nothing of a watching client's former connection is executed */
 	bool multi, refused; /* between MULTI and EXEC */
@@ -205,7 +209,7 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless, unserved;
 	unsigned steps;
 };
 
@@ -233,6 +237,7 @@ struct world {
 	unsigned submitted, answered, unknown;
 	struct req *reqs;          /* submitted, not answered */
 	unsigned stale[KEYS];      /* copies in a row that lost their race */
+	uint32_t written[ORDERED][KEYS]; /* by each client whose order is judged: its last write to the key that was executed */
 	/* control */
 	struct phases *phases;
 	struct state_record *disk;
@@ -358,6 +363,8 @@ bool sim_control_quiet(const struct world *w);
 /* judge.c */
 void judge_flip(struct world *w, const struct slot_set *slots, enum side to);
 void judge_execution(struct world *w, enum side side, int tag, const struct wire *x);
+void judge_sent(struct world *w, struct wire *x);
+void judge_order(struct world *w, const struct wire *x, const struct slice *argv, uint32_t argc);
 void judge_stray(struct world *w, enum side side, int tag); /* a script writes a key of another slot than its own */
 void judge_failover(struct world *w, const struct server *n);
 void judge_hidden(struct world *w, int key); /* what was not told does no harm any more if both sides are equal and at rest */

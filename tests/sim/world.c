@@ -77,6 +77,10 @@ static void late_theme(struct profile *p)
 		p->careless = p->slow = p->calm = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->losses = p->kills = p->moves = p->marks = p->narrow = p->few_dirty = p->small_inband = false;
 		break;
+	case 17: /* nodes that refuse a slot for a moment, while it moves or not */
+		p->unserved = p->moves = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
 	default:
 		break;
 	}
@@ -185,6 +189,7 @@ static void draw_profile(struct world *w)
 	p->watch = one_in(w, 4);
 	theme(w, p);
 	p->alone |= sim_theme < 0 && w->seed % 16 == 5;
+	p->unserved |= sim_theme < 0 && w->seed % 8 == 3;
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
