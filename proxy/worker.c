@@ -570,11 +570,14 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	}
 }
 
+/* Waking is nearly all: on_before_sleep does the rest. A slot that waits to be watched wants its nodes connected, though nobody sends them anything. */
 static void on_tick(struct ev_loop *loop, ev_timer *t, int revents)
 {
+	struct worker *w = t->data;
+
 	(void)loop;
-	(void)t;
-	(void)revents; /* waking is all: on_before_sleep does the rest */
+	(void)revents;
+	engine_node_up(w->engine);
 }
 
 static void on_drain_limit(struct ev_loop *loop, ev_timer *t, int revents)
@@ -662,6 +665,7 @@ void worker_init(struct worker *w)
 	w->pubsub = pubsub_new(w);
 	ev_init(&w->tick, on_tick);
 	w->tick.repeat = TICK_S;
+	w->tick.data = w;
 	ev_init(&w->due, on_due);
 	ev_idle_init(&w->unfinished, on_unfinished);
 	tidy_init(w);

@@ -277,6 +277,21 @@ def test_a_target_that_dies_costs_clients_nothing(pair, crossfade, ack):
     proxy.ctl("verify")
 
 
+def test_connections_come_back_though_nobody_sends_anything(pair, crossfade):
+    """A node that is not watched has its slots dirty, so they are the reason to connect: without clients, and killed again while it does so."""
+    source, target = pair
+    proxy = crossfade(source, target)
+    proxy.call("SET", "k", "v")
+    proxy.ctl("start")
+    proxy.wait("synced,dirty=0,lag=0")
+    for side, times in ((source, 1), (target, 2), (source, 3), (target, 4)):
+        for node in side.primaries():
+            with node.connect() as c:
+                for _ in range(times):
+                    c.call("CLIENT", "KILL", "TYPE", "normal")
+        proxy.wait("synced,dirty=0,lag=0", timeout=30)
+
+
 def test_mirror_ack_both_waits_for_the_follower(pair, crossfade):
     """An acknowledged write is on the target at once: no queue between."""
     source, target = pair
