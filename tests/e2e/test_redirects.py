@@ -5,8 +5,8 @@ import pytest
 from harness import RespError, key_slot
 from harness.load import Load, move_slowly, redirects
 from harness.process import wait_until
+from harness.reshape import join
 from harness.resp import encode
-from harness.servers import Node
 
 STAY = {"cluster-allow-replica-migration": "no"}  # nodes keep their roles when slots move
 UNKNOWN = "whether the command was executed is unknown"
@@ -71,13 +71,7 @@ def test_valkey_slots_move(servers):
 
 def test_slot_moves_to_a_new_node(redis, proxy):
     """One that the proxy has never heard of."""
-    node = Node("redis-7.0", cluster=True, conf=STAY, label="redis-7.0-new")
-    redis.nodes.append(node)
-    node.wait_ready()
-    for other in redis.nodes[:-1]:
-        other.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
-    wait_until("everybody knows it", lambda: all(redis._knows_all(n) for n in redis.nodes), 20)
-    redis.wait_ok()
+    node = join(redis, conf=STAY)
     slot = key_slot("{m}")
     home = redis.slot_map(fresh=True)[slot]
     with Load(proxy, redis) as load:
