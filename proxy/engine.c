@@ -78,6 +78,7 @@ void engine_mirror(struct engine *e, bool on)
 		if (e->opt.journal && e->slots[i].flags & SLOT_DIRTY)
 			journal_slot(e->opt.journal, (uint16_t)i, false);
 		e->slots[i].flags &= SLOT_MINE;
+		e->slots[i].await_synced = 0;
 	}
 	e->dirty_slots = e->unwatched = 0;
 	engine_unseen(e);

@@ -75,7 +75,11 @@ void follower_acked(struct engine *e, uint16_t slot, size_t bytes)
 
 void authority_replied(struct engine *e, uint16_t slot)
 {
-	walk_step(e, slot, &e->slots[slot].await_replies);
+	struct slot_state *s = &e->slots[slot];
+
+	if (__builtin_expect(s->await_synced, 0) && !--s->await_synced)
+		s->flags |= SLOT_SYNCED;
+	walk_step(e, slot, &s->await_replies);
 }
 
 /* --- marks --- */
@@ -162,13 +166,25 @@ void engine_slot_clean(struct engine *e, uint16_t slot)
 	}
 }
 
+/* What was in flight may have removed a key before the slot was listed: the follower never had it, and would answer the effect differently. */
+static void synced_soon(struct engine *e, uint16_t slot)
+{
+	struct slot_state *s = &e->slots[slot];
+
+	if (s->flags & SLOT_SYNCED)
+		return;
+	s->await_synced = s->inflight;
+	if (!s->await_synced)
+		s->flags |= SLOT_SYNCED;
+}
+
 void engine_slot_done(struct engine *e, uint16_t slot)
 {
 	if (!e->mirroring)
 		return; /* late: of a migration that was aborted */
 	for (uint16_t i = slot == SLOTS ? 0 : slot; i < SLOTS; i++) {
 		if (e->slots[i].flags & SLOT_MINE)
-			e->slots[i].flags |= SLOT_SYNCED;
+			synced_soon(e, (uint16_t)i);
 		if (slot != SLOTS)
 			break;
 	}

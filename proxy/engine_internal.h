@@ -67,6 +67,7 @@ struct slot_state {
 	uint32_t rescan_marks;
 	/* A walk that is due begins when what was under way at the mark has ended: these replies of the authority, then these of the follower. */
 	uint32_t await_replies, await_acks;
+	uint32_t await_synced; /* it is copied; synced when these replies of the authority have come */
 	uint32_t script_ms; /* when a script was last sent, or answered, low bits; 0: never */
 };
 
