@@ -37,6 +37,7 @@ static effect_rule *const rules[] = {
 	[REWRITE_HGETEX] = effect_hgetex,
 	[REWRITE_HGETDEL] = effect_hgetdel,
 	[REWRITE_MSETEX] = effect_msetex,
+	[REWRITE_PFCOUNT] = effect_pfcount,
 };
 
 static effect_probe_rule *const probe_rules[] = {

@@ -15,7 +15,7 @@ effect_canonical_rule canonical_options, canonical_setex, canonical_expire, cano
 
 typedef void effect_rule(const struct effect_call *call, struct slice reply, struct effect *out);
 effect_rule effect_set, effect_to_set, effect_msetnx, effect_msetex, effect_to_del, effect_getex, effect_incrbyfloat, effect_expire,
-	effect_restore;
+	effect_restore, effect_pfcount;
 effect_rule effect_spop, effect_lmpop, effect_zmpop, effect_zpop;
 effect_rule effect_xadd, effect_xtrim, effect_xreadgroup, effect_xclaim;
 effect_rule effect_hincrbyfloat, effect_hexpire, effect_hsetex, effect_hgetex, effect_hgetdel;

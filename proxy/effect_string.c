@@ -1,4 +1,4 @@
-/* effect_string.c - effects of what sets, deletes or expires a whole key. */
+/* effect_string.c - effects of what sets, deletes or expires a whole key, and of PFCOUNT. */
 #include "proxy/effect_rules.h"
 #include "resp/digits.h"
 
@@ -212,4 +212,13 @@ void effect_restore(const struct effect_call *call, struct slice reply, struct e
 		                 SLICE_LIT("ABSTTL") };
 	effect_block(out, words, 6, EXPECT_OK, 0);
 	out->whole = true;
+}
+
+/* PFCOUNT of one key writes what it counted into the value, where BITOP, SETRANGE and their like make data of it. Of several keys it
+ * counts a union and writes nothing. */
+void effect_pfcount(const struct effect_call *call, struct slice reply, struct effect *out)
+{
+	(void)reply;
+	if (call->argc == 2)
+		effect_same(out);
 }

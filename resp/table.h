@@ -99,6 +99,7 @@ enum cmd_rewrite {
 	REWRITE_HGETEX,
 	REWRITE_HGETDEL,      /* → HDEL */
 	REWRITE_MSETEX,       /* → MSET, or SET … PXAT of each key */
+	REWRITE_PFCOUNT,      /* of one key: verbatim; of several: nothing */
 
 	/* EFFECT_VERBATIM, with keys of several slots towards a cluster: what each slot gets (proxy/effect_spread.c). Without one of these the written keys are copied. */
 	REWRITE_SPREAD_KEYS,   /* the same command, with the slot's keys: MSET, DEL, UNLINK */

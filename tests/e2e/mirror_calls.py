@@ -112,7 +112,7 @@ class MirrorCalls(effect_calls.Calls):
             + self.maybe("WEIGHTS", "0.1", "3", "-1"),
             lambda: ["ZRANGESTORE", d, self.key("zset"), "-inf", "+inf", "BYSCORE"] + self.maybe("LIMIT", "1", "3"),
             lambda: ["ZRANGESTORE", d, self.key("zset"), "1", "-1"] + self.maybe("REV"),
-            lambda: ["BITOP", self.one("AND", "OR", "XOR"), d, self.key("bit"), self.key("str"), self.key("num")],
+            lambda: ["BITOP", self.one("AND", "OR", "XOR"), d, self.key("bit"), self.key("str"), self.key(self.one("num", "hll"))],
             lambda: ["PFMERGE", self.key("hll"), self.key("hll")],
             lambda: ["PFCOUNT", self.key("hll")],
             lambda: ["GEORADIUSBYMEMBER", self.key("geo"), "p", "3000", "km", self.one("STORE", "STOREDIST"), d],

@@ -132,7 +132,7 @@ REWRITTEN = [
     ("GEOADD", "geo", 13.4, 52.5, "b", 2.35, 48.85, "p"), ("RPUSH", "m{t}", "a", "b"), ("LMOVE", "m{t}", "n{t}", "LEFT", "RIGHT"), ("RPOPLPUSH", "m{t}", "n{t}"),
     ("SADD", "u{t}", 1, 2), ("SADD", "v{t}", 2, 3), ("SUNIONSTORE", "w{t}", "u{t}", "v{t}"), ("SINTERSTORE", "y{t}", "u{t}", "v{t}"), ("SMOVE", "u{t}", "v{t}", 1),
     ("ZUNIONSTORE", "zu{t}", 2, "u{t}", "v{t}"), ("COPY", "w{t}", "cp{t}"), ("RENAME", "cp{t}", "rn{t}"), ("RENAMENX", "rn{t}", "w{t}"), ("SORT", "n{t}", "ALPHA", "STORE", "st{t}"),
-    ("PFADD", "p{t}", 1, 2), ("PFADD", "q{t}", 3), ("PFMERGE", "r{t}", "p{t}", "q{t}"), ("PFCOUNT", "r{t}"), ("BITOP", "NOT", "bo{t}", "b{t}"), ("SET", "b{t}", "abc"),
+    ("PFADD", "p{t}", 1, 2), ("PFADD", "q{t}", 3), ("PFMERGE", "r{t}", "p{t}", "q{t}"), ("PFCOUNT", "r{t}"), ("BITOP", "XOR", "bx{t}", "r{t}", "b{t}"), ("BITOP", "NOT", "bo{t}", "b{t}"), ("SET", "b{t}", "abc"),
     ("MSET", "ms1", 1, "ms2", 2, "ms3", 3), ("DEL", "ms1", "ms2"), ("UNLINK", "ms3"), ("GETSET", "b", "new"),
 ]
 NEWER = [("HSET", "hf", "a", 1, "b", 2, "c", 3), ("HEXPIRE", "hf", 5000, "FIELDS", 1, "a"), ("HPEXPIRE", "hf", 5000000, "FIELDS", 2, "b", "c"),
@@ -168,9 +168,7 @@ def test_rewritten_effects_give_the_same_value_and_millisecond(pair, crossfade, 
     if when == "paused":
         wanted = {k: v for k, v in wanted.items() if not k.startswith(b"type")}
         have = {k: v for k, v in have.items() if not k.startswith(b"type")}
-    # PFCOUNT writes what it counted into the value: nothing that a client can see, and not mirrored.
-    assert diff(wanted, have, ignore=lambda key: key == b"r{t}") == []
-    assert source.call("PFCOUNT", "r{t}") == target.call("PFCOUNT", "r{t}") == 3
+    assert diff(wanted, have) == []
     mirror = proxy.status()["mirror"]
     assert mirror["mismatches"] == 0 and mirror["queued"] == 0 and mirror["effects"] + mirror["snapshots"] > 100
 
