@@ -52,6 +52,7 @@ struct copy {
 	enum copy_result result;
 	bool repair;            /* answers host's backfill_repair(): the owner keeps the accounts; else the scan does */
 	bool uncarried;         /* the value cannot be carried: the block removes what the follower has of the key */
+	bool brief;             /* its slot is done as a whole in a moment: that the key is whole need not be remembered until then */
 	uint8_t losses;         /* how often it was stale so far */
 	uint16_t slot, db;
 	enum side from;         /* the authority it was read from */

@@ -255,6 +255,7 @@ void check_decide(struct check *c, enum difference d)
 /* ---- asking both sides ---- */
 
 static void check_compare(struct check *c);
+static void check_measure(struct check *c);
 static void check_read(struct check *c, enum check_stage stage, enum recipe r);
 
 /* Both answered, or one (CHECK_EXISTS). */
@@ -282,6 +283,8 @@ static void check_answered(struct check *c)
 		} else {
 			check_read(c, CHECK_DUMP, RECIPE_DUMP);
 		}
+	} else if (c->stage == CHECK_SHORT && (a->result == RECIPE_RETYPE || f->result == RECIPE_RETYPE)) {
+		check_measure(c);
 	} else {
 		check_compare(c);
 	}
@@ -340,10 +343,11 @@ static void view_digest(struct view *v, struct slice *replies)
 	for (int k = 0; k < 2; k++)
 		if (reply_error(replies[k]) == REPLY_ELSEWHERE)
 			v->elsewhere = true;
-	v->recipe = RECIPE_DUMP;
+	v->recipe = c->stage == CHECK_SHORT ? RECIPE_STRING : RECIPE_DUMP;
 	if (c->stage == CHECK_DUMP && resp_item(replies[0].p, replies[0].p + replies[0].n, &item) && item.type == '$')
 		v->recipe = (uint8_t)payload_type_recipe(item.text);
 	v->result = value_digest((enum recipe)c->recipe, replies, 2, later_clock_ms(b), &v->digest, &v->expires_at_ms, &why);
+	conn_saw(v->conn, (enum recipe)c->recipe, v->result, replies[0]);
 	if (v->result == RECIPE_ERROR) {
 		v->lost = true;
 		if (!v->elsewhere && bf_may_log(b, LOGK_CHECK))
@@ -422,18 +426,11 @@ static void check_read(struct check *c, enum check_stage stage, enum recipe r)
 	}
 }
 
-void check_start(struct check *c)
+/* EXISTS of one side, or the size on both. */
+static void check_number(struct check *c, struct conn **conn)
 {
 	struct backfill *b = c->t->b;
-	struct conn *conn[2];
 
-	if (!c->running)
-		c->t->inflight++;
-	c->running = true;
-	if (!check_route(c, conn)) {
-		check_again(c, true);
-		return;
-	}
 	sdsclear(b->scratch);
 	if (c->stage == CHECK_EXISTS)
 		b->scratch = sdscatlen(b->scratch, EXISTS_ONE, sizeof(EXISTS_ONE) - 1);
@@ -441,6 +438,33 @@ void check_start(struct check *c)
 		b->scratch = sdscatlen(b->scratch, MEMORY_USAGE, sizeof(MEMORY_USAGE) - 1);
 	b->scratch = resp_cat_bulk(b->scratch, check_key(c));
 	check_ask(c, conn, c->stage == CHECK_EXISTS ? 1 : 2, on_number, 1);
+}
+
+/* It is no short string. */
+static void check_measure(struct check *c)
+{
+	struct conn *conn[2];
+
+	c->stage = CHECK_SIZE;
+	if (check_route(c, conn))
+		check_number(c, conn);
+	else
+		check_again(c, true);
+}
+
+void check_start(struct check *c)
+{
+	struct conn *conn[2];
+
+	if (!c->running)
+		c->t->inflight++;
+	c->running = true;
+	if (!check_route(c, conn))
+		check_again(c, true);
+	else if (c->stage == CHECK_SIZE && conn_tries_short(conn[0]))
+		check_read(c, CHECK_SHORT, RECIPE_SHORT);
+	else
+		check_number(c, conn);
 }
 
 /* ---- comparing ---- */

@@ -226,11 +226,14 @@ static enum recipe_result digest_value(enum recipe r, struct slice reply, int64_
 
 	switch (r) {
 	case RECIPE_DUMP:
+	case RECIPE_SHORT:
 	case RECIPE_STRING: {
 		struct slice s = values_text(&w);
 		if (!s.p || (r == RECIPE_DUMP && s.n <= PAYLOAD_FOOTER))
 			return RECIPE_ERROR;
-		*d = r == RECIPE_STRING ? digest_string(s) : digest_of(s.p, s.n - PAYLOAD_FOOTER);
+		if (r == RECIPE_SHORT && s.n >= SHORT_STRING)
+			return RECIPE_RETYPE;
+		*d = r == RECIPE_DUMP ? digest_of(s.p, s.n - PAYLOAD_FOOTER) : digest_string(s);
 		return RECIPE_OK;
 	}
 	case RECIPE_HASH:

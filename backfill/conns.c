@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "backfill/compare.h"
 #include "resp/parse.h"
 
 #define CONNECT_TIMEOUT_S 5.
@@ -180,6 +181,19 @@ bool conn_gather(struct conn *c, struct slice reply, unsigned want, struct slice
 	/* Only the length is reset; the bytes stay where replies[] points until the next reply comes. */
 	sdssetlen(c->gathered, 0);
 	return true;
+}
+
+void conn_saw(struct conn *c, enum recipe r, enum recipe_result result, struct slice value)
+{
+	struct resp_item item;
+
+	if (result == RECIPE_RETYPE) {
+		c->short_strings = 0;
+	} else if (result == RECIPE_OK && r == RECIPE_DUMP && c->short_strings < SHORT_ROW) {
+		bool is = value.n < SHORT_STRING && resp_item(value.p, value.p + value.n, &item) && item.type == '$' &&
+			  payload_type_recipe(item.text) == RECIPE_STRING;
+		c->short_strings = is ? c->short_strings + 1 : 0;
+	}
 }
 
 struct receiver receiver_of(const struct backfill *b, enum side side)

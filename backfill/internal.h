@@ -118,6 +118,7 @@ struct conn {
 	unsigned scan_todo;        /* slots of this node still to be enumerated */
 	bool counted;              /* its slots were counted by this scan */
 	struct unit *pass;         /* a pass over the whole node is running */
+	unsigned short_strings;    /* keys in a row that were such: the next one is tried as one (conn_tries_short) */
 	/* Replies of the recipe being received: they come one after another, so one place per connection is enough. */
 	sds gathered;
 	struct {
@@ -150,6 +151,16 @@ bool node_same(const struct node *a, const struct node *b);
 
 /* One more reply of a recipe of `want` replies. True: all are there, in replies[0 … want). */
 bool conn_gather(struct conn *c, struct slice reply, unsigned want, struct slice *replies);
+
+/* Most keyspaces are mostly short strings. Where the last keys were, the next one is read as one at once (RECIPE_SHORT), which is bounded whatever it is: no size
+ * is asked before. The row is long, since what is not one costs an error in the server's statistics. */
+#define SHORT_ROW 256
+static inline bool conn_tries_short(const struct conn *c)
+{
+	return c->short_strings >= SHORT_ROW;
+}
+/* A key was read: the first reply of the recipe. */
+void conn_saw(struct conn *c, enum recipe r, enum recipe_result result, struct slice value);
 
 struct receiver receiver_of(const struct backfill *b, enum side side);
 

@@ -1,7 +1,9 @@
 /* pipeline.c - how one key becomes a copy: queued → size → token → read → composed → offered → answered.
  *
  * Keys move one by one, but up to NODE_WINDOW of them per node are on their way at once and their requests leave in one write per loop turn. The
- * token is read right before the read commands are queued, not before the size is asked: the shorter the window, the fewer losses. */
+ * token is read right before the read commands are queued, not before the size is asked: the shorter the window, the fewer losses.
+ * Where the node's last keys were short strings, the next one is read as one at once, without asking for its size (RECIPE_SHORT, conn_tries_short): one round trip, and
+ * the two cheapest commands there are. */
 #include "backfill/internal.h"
 
 #include <string.h>
@@ -13,6 +15,7 @@
 #define REFUSED_WINDOW 8  /* scan copies tried per node while owners refuse */
 #define RECIPES_TRIED 6   /* a type that changes under us this often waits a little */
 #define CHARGE_UNKNOWN 512
+#define CHARGE_SHORT (SHORT_STRING / 2) /* what all that is under way may turn out to be is at most twice as much */
 
 static const double delay_s[DELAYS] = { [DELAY_BUSY] = 0.003, [DELAY_SHORT] = 0.05, [DELAY_MEDIUM] = 0.25, [DELAY_LONG] = 1. };
 
@@ -90,6 +93,7 @@ struct item *item_new(struct backfill *b, uint16_t db, struct slice key, uint16_
 	i->recipe = RECIPE_DUMP;
 	c->repair = !u;
 	if (u) {
+		c->brief = u->kind == UNIT_SLOT;
 		u->left++;
 		b->scan.alive++;
 	} else {
@@ -305,7 +309,7 @@ static void item_read(struct backfill *b, struct item *i);
 
 static void on_type(void *arg, struct slice reply, const char *why)
 {
-	static const char *const names[RECIPES] = { [RECIPE_STRING] = "string", [RECIPE_LIST] = "list", [RECIPE_SET] = "set",
+	static const char *const names[] = { [RECIPE_STRING] = "string", [RECIPE_LIST] = "list", [RECIPE_SET] = "set",
 						    [RECIPE_ZSET] = "zset", [RECIPE_HASH] = "hash", [RECIPE_STREAM] = "stream" };
 	struct item *i = arg;
 	struct resp_item item;
@@ -314,7 +318,7 @@ static void on_type(void *arg, struct slice reply, const char *why)
 	/* A loss is told to on_size, too, which follows. */
 	if (!reply.p || !resp_item(reply.p, reply.p + reply.n, &item) || item.type != '+')
 		return;
-	for (int r = RECIPE_STRING; r < RECIPES; r++)
+	for (int r = RECIPE_STRING; r <= RECIPE_STREAM; r++)
 		if (slice_is(item.text, names[r]))
 			i->recipe = (uint8_t)r;
 }
@@ -349,6 +353,22 @@ static void on_size(void *arg, struct slice reply, const char *why)
 	item_read(b, i);
 }
 
+static void item_measure(struct backfill *b, struct item *i)
+{
+	struct copy *c = item_copy(i);
+
+	sdsclear(b->scratch);
+	b->scratch = sdscatlen(b->scratch, MEMORY_USAGE, sizeof(MEMORY_USAGE) - 1);
+	b->scratch = resp_cat_bulk(b->scratch, copy_key(c));
+	bulk_send(i->conn->bulk, c->db, b->scratch, sdslen(b->scratch), 1, on_size, i);
+}
+
+/* Nothing is known of it but that its neighbours are short strings. */
+static bool item_tries_short(const struct item *i, const struct conn *n)
+{
+	return conn_tries_short(n) && !i->sized && !i->want_type && !i->errors && item_copy((struct item *)i)->losses < COPY_LOSSES_BEFORE_INBAND;
+}
+
 static void item_start(struct backfill *b, struct conn *n, struct item *i)
 {
 	struct copy *c = item_copy(i);
@@ -364,6 +384,13 @@ static void item_start(struct backfill *b, struct conn *n, struct item *i)
 	i->conn = n;
 	n->reading++;
 	i->tries = 0;
+	if (i->recipe == RECIPE_SHORT)
+		i->recipe = RECIPE_DUMP;
+	if (item_tries_short(i, n)) {
+		i->recipe = RECIPE_SHORT;
+		item_read(b, i);
+		return;
+	}
 	item_charge(b, i, i->size ? i->size : CHARGE_UNKNOWN);
 	if ((i->want_type || c->losses >= COPY_LOSSES_BEFORE_INBAND) && i->recipe == RECIPE_DUMP && !dump_is_safe(b, c->from)) {
 		struct slice words[2] = { SLICE_LIT("TYPE"), copy_key(c) };
@@ -376,10 +403,7 @@ static void item_start(struct backfill *b, struct conn *n, struct item *i)
 		item_read(b, i);
 		return;
 	}
-	sdsclear(b->scratch);
-	b->scratch = sdscatlen(b->scratch, MEMORY_USAGE, sizeof(MEMORY_USAGE) - 1);
-	b->scratch = resp_cat_bulk(b->scratch, copy_key(c));
-	bulk_send(n->bulk, c->db, b->scratch, sdslen(b->scratch), 1, on_size, i);
+	item_measure(b, i);
 }
 
 /* ---- reading ---- */
@@ -407,7 +431,7 @@ static void item_read(struct backfill *b, struct item *i)
 	struct receiver from = receiver_of(b, c->from);
 
 	assert(i->conn);
-	item_charge(b, i, i->size ? i->size : CHARGE_UNKNOWN);
+	item_charge(b, i, i->size ? i->size : i->recipe == RECIPE_SHORT ? CHARGE_SHORT : CHARGE_UNKNOWN);
 	c->generation = b->topology[c->from]->generation;
 	c->token = b->host->token(b->host->ctx, c->db, copy_key(c), c->slot, false);
 	if (c->losses >= COPY_LOSSES_HELD || (c->losses >= COPY_LOSSES_BEFORE_INBAND && i->hot)) {
@@ -481,6 +505,13 @@ static void on_read(void *arg, struct slice reply, const char *why)
 		return;
 	why = NULL;
 	enum recipe_result r = item_compose(b, i, replies, &next, &why);
+	conn_saw(i->conn, i->recipe, r, replies[0]);
+	if (r == RECIPE_RETYPE && i->recipe == RECIPE_SHORT) {
+		i->recipe = RECIPE_DUMP;
+		item_charge(b, i, CHARGE_UNKNOWN);
+		item_measure(b, i);
+		return;
+	}
 	if (r == RECIPE_RETYPE && ++i->tries < RECIPES_TRIED) {
 		i->recipe = (uint8_t)next;
 		item_read(b, i);

@@ -10,6 +10,9 @@
 #include "backfill/values.h"
 #include "resp/write.h"
 
+#define SHORT_LAST "4095"
+_Static_assert(SHORT_STRING == 4096, "SHORT_LAST is its last byte");
+
 /* How a type is read, and the command that takes its elements back. */
 static const struct {
 	const char *read[6]; /* verb, words behind the key */
@@ -23,6 +26,7 @@ static const struct {
 	[RECIPE_ZSET] = { { "ZRANGE", "0", "-1", "WITHSCORES" }, "ZADD", 2 },
 	[RECIPE_HASH] = { { "HGETALL" }, NULL, 0 },
 	[RECIPE_STREAM] = { { "XINFO" }, NULL, 0 },
+	[RECIPE_SHORT] = { { "GETRANGE", "0", SHORT_LAST }, NULL, 0 },
 };
 
 const char *recipe_reason(const char *fmt, ...)
@@ -149,7 +153,13 @@ static enum recipe_result compose_string(struct block *b, struct slice value, in
 	size_t n = (size_t)snprintf(ms, sizeof(ms), "%lld", (long long)expires_at_ms);
 	struct slice argv[] = { b->key, value, SLICE_LIT("PXAT"), slice(ms, n) };
 
-	block_command(b, "SET", expires_at_ms >= 0 ? 4 : 2, argv);
+	int argc = expires_at_ms >= 0 ? 4 : 2;
+
+	if (fault("skip-if-exists")) {
+		argv[2] = SLICE_LIT("NX");
+		argc = 3;
+	}
+	block_command(b, "SET", argc, argv);
 	return RECIPE_OK;
 }
 
@@ -218,14 +228,18 @@ static enum recipe_result compose(struct block *b, enum recipe r, const struct r
 
 	if (result != RECIPE_OK)
 		return result;
-	if (r != RECIPE_DUMP && r != RECIPE_STRING)
+	if (r != RECIPE_DUMP && r != RECIPE_STRING && r != RECIPE_SHORT)
 		return compose_block(b, r, to, replies[0], expires_at_ms, now_ms, next, why);
 	struct slice value = values_text(&w);
 	if (!value.p) {
 		*why = "the value was not answered with a string";
 		return RECIPE_ERROR;
 	}
-	if (r == RECIPE_STRING)
+	if (r == RECIPE_SHORT && value.n >= SHORT_STRING) {
+		*next = RECIPE_DUMP;
+		return RECIPE_RETYPE;
+	}
+	if (r != RECIPE_DUMP)
 		return compose_string(b, value, expires_at_ms);
 	result = compose_dump(b, to, value, expires_at_ms, next, why);
 	/* What a second reading would only bring again. */

@@ -22,8 +22,12 @@ enum recipe {
 	RECIPE_ZSET,
 	RECIPE_HASH,   /* HGETALL; where the server has field expiry, DUMP, which tells it in the same reply (payload.h decodes it) */
 	RECIPE_STREAM, /* XINFO STREAM FULL COUNT 0, … */
+	RECIPE_SHORT,  /* GETRANGE 0 SHORT_STRING-1, …: a string whose size is not known; RECIPE_RETYPE if it is none, or longer */
 	RECIPES
 };
+
+/* Bytes that RECIPE_SHORT reads at most, and one more than it takes. */
+#define SHORT_STRING 4096
 
 enum recipe_result {
 	RECIPE_OK,

@@ -39,7 +39,7 @@ struct leg {
 	struct tally tally;
 };
 
-enum check_stage { CHECK_EXISTS, CHECK_SIZE, CHECK_DUMP, CHECK_TYPED, CHECK_BIG };
+enum check_stage { CHECK_EXISTS, CHECK_SIZE, CHECK_SHORT, CHECK_DUMP, CHECK_TYPED, CHECK_BIG };
 
 /* One side of a key. */
 struct view {

@@ -284,25 +284,18 @@ void backfill_thread_repair(struct backfill_thread *t, unsigned from, uint16_t d
 	mailbox_post(t->mail, t->self, from, run_repair, m);
 }
 
-struct copied_mail {
-	struct backfill_thread *t;
-	struct copy *copy;
-};
-
 static void run_copied(void *arg)
 {
-	struct copied_mail *m = arg;
+	struct copy *c = arg;
+	struct backfill_thread *t = c->owner;
 
-	backfill_copied(m->t->backfill, m->copy);
-	free(m);
+	backfill_copied(t->backfill, c);
 }
 
 void backfill_thread_copied(struct backfill_thread *t, unsigned from, struct copy *c)
 {
-	struct copied_mail *m = malloc(sizeof(*m));
-
-	*m = (struct copied_mail){ t, c };
-	mailbox_post(t->mail, t->self, from, run_copied, m);
+	c->owner = t;
+	mailbox_post(t->mail, t->self, from, run_copied, c);
 }
 
 struct held_mail {

@@ -505,7 +505,7 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	struct dirty_key *k = dirty_find(&e->dirty, h);
 	if (w->failed)
 		mark_key(e, c->db, key, h, c->slot, w->why);
-	else if (!k && w->slot_marks == e->slots[c->slot].marks)
+	else if (!k && !c->brief && w->slot_marks == e->slots[c->slot].marks)
 		key_is_whole(e, h, c->slot);
 	if (w->applies && k)
 		dirty_applied(e, k, !w->failed);

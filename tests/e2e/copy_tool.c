@@ -108,7 +108,7 @@ static struct receiver kind_of(struct bulk *b)
 
 static const char *const result_names[] = { [RECIPE_OK] = "ok", [RECIPE_GONE] = "gone", [RECIPE_RETYPE] = "retype",
 					    [RECIPE_CANNOT] = "cannot", [RECIPE_ERROR] = "error" };
-static const char *const recipe_names[] = { "dump", "string", "list", "set", "zset", "hash", "stream" };
+static const char *const recipe_names[] = { "dump", "string", "list", "set", "zset", "hash", "stream", "short" };
 
 static bool swaps; /* blocks are those of large.h */
 
@@ -152,7 +152,7 @@ static enum recipe recipe_by_type(struct slice key)
 	s = sdscatprintf(s, "*2\r\n$4\r\nTYPE\r\n$%zu\r\n", key.n);
 	s = sdscatlen(s, key.p, key.n);
 	a = ask(from, sdscat(s, "\r\n"), 1);
-	for (unsigned i = 1; i < RECIPES; i++)
+	for (unsigned i = 1; i <= RECIPE_STREAM; i++)
 		if (strncmp(a->bytes + 1, recipe_names[i], strlen(recipe_names[i])) == 0)
 			return (enum recipe)i;
 	return RECIPE_DUMP;

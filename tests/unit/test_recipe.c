@@ -78,6 +78,7 @@ static void reads(void **state)
 		[RECIPE_ZSET] = "ZRANGE k 0 -1 WITHSCORES\nPEXPIRETIME k\n",
 		[RECIPE_HASH] = "HGETALL k\nPEXPIRETIME k\n",
 		[RECIPE_STREAM] = "XINFO STREAM k FULL COUNT 0\nPEXPIRETIME k\n",
+		[RECIPE_SHORT] = "GETRANGE k 0 4095\nPEXPIRETIME k\n",
 	};
 	for (enum recipe r = RECIPE_DUMP; r < RECIPES; r++) {
 		sds out = sdsempty();
@@ -103,6 +104,44 @@ static void simple_types(void **state)
 	assert_int_equal(composed(RECIPE_ZSET, "*2\r\n*2\r\n$1\r\na\r\n,0.7\r\n*2\r\n$1\r\nb\r\n,-inf\r\n", ":-1\r\n",
 				  "MULTI\nUNLINK k\nZADD k 0.7 a -inf b\nEXEC\n"), RECIPE_OK);
 	assert_int_equal(composed(RECIPE_HASH, "%1\r\n$1\r\nf\r\n$1\r\nv\r\n", ":-1\r\n", "MULTI\nUNLINK k\nHSET k f v\nEXEC\n"), RECIPE_OK);
+}
+
+/* A reply of n bytes. */
+static sds short_reply(size_t n)
+{
+	sds s = sdscatprintf(sdsempty(), "$%zu\r\n", n);
+
+	s = sdsgrowzero(s, sdslen(s) + n);
+	return sdscat(s, "\r\n");
+}
+
+/* Read without knowing what it is: whatever is not a string, whole, is read another way. */
+static void short_strings(void **state)
+{
+	enum recipe next = RECIPE_SHORT;
+	struct slice replies[] = { { NULL, 0 }, SLICE_LIT(":-1\r\n") };
+	struct digest d;
+	int64_t expiry;
+	const char *why;
+
+	(void)state;
+	assert_int_equal(composed(RECIPE_SHORT, "$1\r\nv\r\n", ":2000000\r\n", "SET k v PXAT 2000000\n"), RECIPE_OK);
+	assert_int_equal(composed(RECIPE_SHORT, "$0\r\n\r\n", ":-1\r\n", "SET k \n"), RECIPE_OK);
+	assert_int_equal(composed(RECIPE_SHORT, "$0\r\n\r\n", ":-2\r\n", "UNLINK k\n"), RECIPE_GONE);
+	assert_int_equal(composed_for(RECIPE_SHORT, &redis_7_0, SLICE_LIT("-WRONGTYPE Operation\r\n"), ":-1\r\n", "", &next, &why), RECIPE_RETYPE);
+	assert_int_equal(next, RECIPE_DUMP);
+	for (size_t n = SHORT_STRING - 1; n <= SHORT_STRING; n++) {
+		enum recipe_result want = n < SHORT_STRING ? RECIPE_OK : RECIPE_RETYPE;
+		sds reply = short_reply(n), block = sdsempty();
+		unsigned ncommands;
+		replies[0] = slice(reply, sdslen(reply));
+		assert_int_equal(recipe_compose(RECIPE_SHORT, &redis_7_0, key, replies, 2, NOW, &block, &ncommands, &next, &why), want);
+		assert_int_equal(ncommands, want == RECIPE_OK);
+		assert_int_equal(value_digest(RECIPE_SHORT, replies, 2, NOW, &d, &expiry, &why), want);
+		sdsfree(block);
+		sdsfree(reply);
+	}
+	assert_int_equal(next, RECIPE_DUMP);
 }
 
 static void gone_and_past(void **state)
@@ -322,7 +361,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads),  cmocka_unit_test(simple_types), cmocka_unit_test(gone_and_past), cmocka_unit_test(errors),
 		cmocka_unit_test(dumps),  cmocka_unit_test(field_expiry), cmocka_unit_test(streams),	   cmocka_unit_test(bounds),
-		cmocka_unit_test(digests), cmocka_unit_test(slot_tags),
+		cmocka_unit_test(digests), cmocka_unit_test(slot_tags),   cmocka_unit_test(short_strings),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
