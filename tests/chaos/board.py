@@ -24,6 +24,17 @@ def commit():
     return out.stdout.decode().strip() or "unknown"
 
 
+def added(records):
+    """Several runs as one, with the last one's commit."""
+    all_of_it = dict(records[-1], done=0, seconds=0, figures={}, failures=[])
+    for r in records:
+        all_of_it["done"] += r["done"]
+        all_of_it["seconds"] = round(all_of_it["seconds"] + r["seconds"], 1)
+        all_of_it["failures"] = all_of_it["failures"] + r["failures"]
+        merge(all_of_it["figures"], r["figures"])
+    return all_of_it
+
+
 class Board:
     def __init__(self, path):
         self.path = path
@@ -51,8 +62,10 @@ class Board:
         return r
 
     def latest(self, row):
-        """The record that tells most: of the newest commit played, the longest."""
+        """The record that tells most: of the newest commit played, the longest; or all of them as one."""
         mine = [r for r in self.records if r["row"] == row.name and r["done"]]
+        if row.adds and mine:
+            return added(mine)
         return max((r for r in mine if r["commit"] == mine[-1]["commit"]), key=lambda r: r["done"]) if mine else None
 
 
@@ -75,12 +88,12 @@ class Stage:
             world.close()
 
 
-def play(stage, row, seed, unit, quick):
+def play(stage, row, seed, unit, quick, amount=None):
     """(figures, None), or ({}, what is wrong). After a failure the servers are made anew."""
     world = None
     try:
-        world = stage.world_for(row)
-        return row.play(Context(world, row, seed, unit, quick)), None
+        world = stage.world_for(row) if row.needs_world else None
+        return row.play(Context(world, row, seed, unit, quick, amount or row.each)), None
     except KeyboardInterrupt:
         raise
     except Exception as e:  # noqa: B902 (what went wrong is the result)
@@ -101,10 +114,10 @@ def run_row(board, stage, row, seed, count, quick, say=print):
     """Plays what is missing of `count`; True if nothing failed."""
     r = board.record(row, seed, count, quick)
     while r["done"] < count:
-        unit, started = r["done"] // row.each, time.monotonic()
-        figures, wrong = play(stage, row, seed, unit, quick)
+        unit, amount, started = r["done"] // row.each, min(row.each, count - r["done"]), time.monotonic()
+        figures, wrong = play(stage, row, seed, unit, quick, amount)
         r["seconds"] = round(r["seconds"] + time.monotonic() - started, 1)
-        r["done"] += row.each
+        r["done"] += amount
         if wrong:
             r["failures"].append({"unit": unit, "text": wrong})
             say("%s: unit %d FAILED: %s\n  again: tools/chaos --row %s --seed %s --unit %d%s" %

@@ -8,10 +8,10 @@ import random
 
 
 class Row:
-    def __init__(self, name, title, must, full, quick, play, each=1, replicas=0, options=None):
-        """full, quick: how many of what the row counts; each: how many of them one unit does."""
+    def __init__(self, name, title, must, full, quick, play, each=1, replicas=0, options=None, needs_world=True, adds=False):
+        """full, quick: how many of what the row counts; each: how many of them one unit does. adds: the page adds up all runs, whatever their commit."""
         self.name, self.title, self.must, self.full, self.quick, self.play = name, title, must, full, quick, play
-        self.each, self.replicas, self.options = each, replicas, options or {}
+        self.each, self.replicas, self.options, self.needs_world, self.adds = each, replicas, options or {}, needs_world, adds
 
     def units(self, count):
         return -(-count // self.each)
@@ -20,8 +20,9 @@ class Row:
 class Context:
     """What one unit has: rng is the only source of chance."""
 
-    def __init__(self, world, row, seed, unit, quick):
-        self.world, self.unit, self.quick = world, unit, quick
+    def __init__(self, world, row, seed, unit, quick, amount):
+        """amount: how many of what the row counts the unit is to do; row.each, unless fewer are wanted."""
+        self.world, self.unit, self.quick, self.amount = world, unit, quick, amount
         self.seed = "%s/%s/%d" % (seed, row.name, unit)
         self.rng = random.Random(self.seed)
 

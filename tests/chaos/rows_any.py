@@ -3,6 +3,7 @@ import contextlib
 import time
 
 from harness.process import frozen
+from harness.reshape import reshard, slots_of
 
 from .clients import Load
 from .row import Row
@@ -108,7 +109,82 @@ class Walk:
         t.join(60)
         self.proxy.start()
 
-    FAULTS = (kill_proxy, kill_proxy, restart_proxy, hang, hang, cut, cut, move, failover, flip, flip, flip, killed_flip)
+    def hang_in_flip(self):
+        """A node of either side hangs in the middle of a flip, which ends or is undone."""
+        status = self.proxy.status()
+        if status["phase"] not in ("synced", "cutover"):
+            return self.say("no flip in %s", status["phase"])
+        side, command = self.side(), "cutover" if status["authority"] == "source" else "rollback"
+        node = self.rng.choice(side.primaries())
+        self.say("%s, and %s hangs in it", command, node.name)
+        t = asks(self.proxy, command, "--yes", "--force", "--wait", 1)
+        time.sleep(self.rng.random() * 0.02)
+        with frozen([node]):
+            time.sleep(self.rng.random() * 1.5)
+        t.join(60)
+
+    def partial_flip(self):
+        """Some slots first; then all of them, or all back."""
+        if self.proxy.status()["phase"] != "synced":
+            return self.say("no partial cutover in %s", self.proxy.status()["phase"])
+        self.world.verify()
+        first = self.rng.randrange(8000)
+        self.say("cutover of slots %d-%d", first, first + 8000)
+        try:
+            self.world.flip("cutover", "--slots", "%d-%d" % (first, first + 8000))
+        except Broken as e:
+            if "flip all at once" in str(e):  # an expired key that is written to behind a script looks like a script's undeclared key (engine_strays.c)
+                return self.say("refused")
+            raise
+        self.load.more(60)
+        if self.rng.random() < 0.5:
+            self.world.verify()
+            self.say("cutover of the rest")
+            self.world.flip("cutover")
+        else:
+            self.say("rollback")
+            self.world.flip("rollback")
+
+    def set_for_a_while(self, what, name, value, usual):
+        side = self.side()
+        nodes = [self.rng.choice(side.primaries())] if self.rng.random() < 0.5 else side.primaries()
+        seconds = self.rng.random() * 2
+        self.say("%d nodes of the %s %s for %.2f s", len(nodes), self.name(side), what, seconds)
+        for node in nodes:
+            node.call("CONFIG", "SET", name, value)
+        time.sleep(seconds)
+        for node in nodes:
+            node.call("CONFIG", "SET", name, usual)
+
+    def full(self):
+        self.set_for_a_while("are full (OOM)", "maxmemory", "1mb", "0")
+
+    def refuse_writes(self):
+        self.set_for_a_while("refuse writes (NOREPLICAS)", "min-replicas-to-write", "9", "0")
+
+    def down(self):
+        """A slot that nobody serves: the nodes that know of it say CLUSTERDOWN."""
+        side, slot = self.side(), self.rng.randrange(16384)
+        node = side.slot_map(fresh=True)[slot]
+        seconds = self.rng.random() * 0.5
+        self.say("slot %d of the %s is nobody's for %.2f s", slot, self.name(side), seconds)
+        node.call("CLUSTER", "DELSLOTS", slot)
+        time.sleep(seconds)
+        node.call("CLUSTER", "ADDSLOTS", slot)
+        side.wait_ok(60)
+
+    def storm(self):
+        """Many slots at once."""
+        side = self.side()
+        src, dest = self.rng.sample(side.primaries(), 2)
+        slots = slots_of(side, src)
+        at = self.rng.randrange(max(1, len(slots) - 40))
+        run = [s for s in slots[at:at + 40] if s - slots[at] < 40]
+        self.say("%d slots of the %s move at once", len(run), self.name(side))
+        reshard(side, run, src, dest)
+
+    FAULTS = (kill_proxy, kill_proxy, restart_proxy, hang, hang, cut, cut, move, failover, flip, flip, flip, killed_flip,
+              hang_in_flip, partial_flip, full, refuse_writes, down, storm)
 
     def play(self):
         self.proxy.ctl("start")

@@ -1,17 +1,14 @@
-"""Keys that live for milliseconds, clients that do not read, connections that come and go, bytes that nobody expects."""
+"""Keys that live for milliseconds, clients that do not read, connections that come and go."""
 import contextlib
-import os
 import random
-import re
 import resource
 import socket
-import subprocess
 import threading
 import time
 
 from harness import Client, RespError
 from harness.certs import Certs
-from harness.process import ROOT, frozen, wait_until
+from harness.process import frozen, wait_until
 from harness.resp import ProtocolError, encode
 
 from .clients import Load
@@ -198,34 +195,8 @@ def churned(ctx, world, certs, seconds):
     return {"plain": counts[0], "tls": counts[1], "rss_growth_mb_max": round(rss_mb(proxy) - rss, 2)}
 
 
-# ---- fuzz
-
-FUZZ_RUNS, FUZZ_QUICK = 10000000, 20000
-
-
-def fuzzed(ctx):
-    """Each target of tests/fuzz under ASan and UBSan, so many times; a unit is a tenth of a thousand millions for the cheap ones."""
-    subprocess.run([os.path.join(ROOT, "tools/variant"), "fuzz", "--enable-fuzz", "CC=clang", "CFLAGS=-O1 -g"], check=True, stdout=subprocess.DEVNULL)
-    folder = os.path.join(ROOT, "build/fuzz")
-    total = {}
-    for name in sorted(n[:-2] for n in os.listdir(os.path.join(ROOT, "tests/fuzz")) if re.fullmatch(r"fuzz_\w+\.c", n)):
-        corpus = os.path.join(folder, "corpus", name[5:])
-        os.makedirs(corpus, exist_ok=True)
-        seed = ctx.rng.randrange(1, 1 << 31)
-        done = subprocess.run([os.path.join(folder, "tests/fuzz", name), "-runs=%d" % (FUZZ_QUICK if ctx.quick else FUZZ_RUNS), "-seed=%d" % seed, "-timeout=10",
-                               "-print_final_stats=1", "-verbosity=1", "-artifact_prefix=%s/%s-" % (folder, name), corpus],
-                              cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        text = done.stdout.decode(errors="replace")
-        if done.returncode:
-            raise Broken("%s: %s" % (name, text[-2000:]))
-        runs = re.search(r"number_of_executed_units: (\d+)", text)
-        total["runs_" + name[5:]] = int(runs[1]) if runs else 0
-    return total
-
-
 ROWS = [
     Row("expiries", "expiries of 1 to 50 ms with INCR, SADD, HSET", "no immortal, no resurrected key", 100000, 2500, expiries, each=EXPIRING),
-    Row("fuzzed", "parser, configuration, ACL, journal, phase record fuzzed (millions of runs of each)", "0 findings under ASan and UBSan", 1000, 0, fuzzed, each=10),
     Row("deaf", "1,000 clients that do not read, stalled follower", "RSS under the configured limit", 10, 1, deaf),
     Row("churn", "churn of connections, TLS and plain, an hour (in minutes)", "no growth of file descriptors or memory", 60, 1, churn),
 ]

@@ -1,11 +1,15 @@
 """The follower is gone or hangs; slots flip there and back; a rollback after writes on the target."""
+import random
+import threading
 import time
 
+from harness import RespError
 from harness.process import frozen, wait_until
+from harness.resp import ProtocolError, encode
 
 from .clients import Load
 from .row import Row
-from .world import Broken, rss_mb
+from .world import Broken, require, rss_mb
 
 GONE_S, GONE_QUICK_S = 60, 4
 QUEUE_MB = 8
@@ -54,6 +58,73 @@ def gone(ctx):
                 "longest_ms_max": round(load.longest_s * 1000), "acknowledged": load.acknowledged()}
 
 
+# ---- an hour
+
+HOUR_KEYS = 5000
+GROWTH_MB, REST_MB = 8, 48  # from the second quarter of the outage to its last; what the allocator may keep of the queues' memory at the end
+SAMPLES = 40
+
+
+class Hammer(threading.Thread):
+    """As many writes as one connection takes, over keys whose number and size have an end."""
+
+    def __init__(self, proxy, seed):
+        super().__init__(daemon=True)
+        self.proxy, self.rng, self.ending, self.writes, self.wrong = proxy, random.Random(seed), threading.Event(), 0, []
+
+    def command(self):
+        n, v = self.rng.randrange(HOUR_KEYS), "v%d" % self.rng.randrange(10 ** 9)
+        return self.rng.choice((("SET", "hour:s:%d" % n, v * 20), ("INCR", "hour:n:%d" % n), ("HSET", "hour:h:%d" % n, "f%s" % v[-1], v), ("APPEND", "hour:a:%d" % n, v), ("DEL", "hour:a:%d" % n),
+                                ("SET", "hour:e:%d" % n, v, "PX", 2000), ("MSET", "hour:m:%d" % n, v, "hour:m:%d" % (n + 1), v), ("SADD", "hour:t:%d" % n, v[-2:])))
+
+    def run(self):
+        ready = [b"".join(encode(self.command()) for _ in range(50)) for _ in range(400)]
+        try:
+            with self.proxy.connect(timeout=30) as c:
+                while not self.ending.is_set() and not self.wrong:
+                    c.send_raw(self.rng.choice(ready))
+                    self.wrong += [r for r in (c.read() for _ in range(50)) if isinstance(r, RespError)]
+                    self.writes += 50
+        except (OSError, ProtocolError) as e:
+            self.wrong.append(e)
+
+
+def hour(ctx):
+    """So many minutes (a unit is all of them) without a target, under all the load that the machine gives; memory all the while."""
+    world, rng = ctx.world, ctx.rng
+    proxy = world.fresh(keys=3000, config={"mirror-queue-max": "%dmb" % QUEUE_MB, "dirty-keys-max": rng.choice([1000, 100000]), "workers": 2})
+    hammers, series = [Hammer(proxy, "%s/%d" % (ctx.seed, i)) for i in range(2)], []
+    with Load(proxy, ctx.seed, clients=2, pause_s=0.2) as load:
+        world.synced(verify=False)
+        for h in hammers:
+            h.start()
+        time.sleep(5)
+        before, nodes = rss_mb(proxy), world.target.primaries()
+        for node in nodes:
+            node.kill()
+            node.drop()
+        for _ in range(SAMPLES):
+            time.sleep(60 * ctx.amount / SAMPLES)
+            series.append(rss_mb(proxy))
+        for node in nodes:
+            node.start(wait=False)
+        for node in nodes:
+            node.wait_ready()
+        world.target.wait_ok(60)
+        for h in hammers:
+            h.ending.set()
+            h.join(60)
+            require(h.wrong, "errors that clients saw")
+        figures = world.judge(load, timeout=300)
+        after, quarter = rss_mb(proxy), SAMPLES // 4
+        growth = max(series[-quarter:]) - max(series[quarter:2 * quarter])
+        text = "before %.0f MB; %s; at rest %.0f MB" % (before, " ".join("%.0f" % x for x in series), after)
+        if growth > GROWTH_MB or after > before + REST_MB or max(series) > before + 2 * 2 * QUEUE_MB + 64:
+            raise Broken("memory: " + text)
+        return {"rss_before_mb_max": round(before), "rss_mb_max": round(max(series)), "growth_mb_max": round(growth, 1), "rss_after_mb_max": round(after), "rest_s_max": figures["rest_s"],
+                "writes": sum(h.writes for h in hammers), "acknowledged": load.acknowledged()}
+
+
 FLIPS = 10
 
 
@@ -96,6 +167,7 @@ def rollback(ctx):
 
 ROWS = [
     Row("gone", "target gone for 60 s under load", "0 client errors, memory bounded, equal again within 60 s", 20, 2, gone),
+    Row("hour", "target gone for an hour under full load (in minutes)", "0 client errors, memory ends where it began", 60, 0, hour, each=60),
     Row("flips", "flip under load, there and back", "0 lost, per-key linearizable, distribution of pauses printed", 1000, 20, flips, each=FLIPS),
     Row("rollback", "rollback after writes on the target", "equal, expiries, groups and pending entries included", 200, 2, rollback, each=2),
 ]
