@@ -374,8 +374,7 @@ static void lost(struct engine *e, struct req *r, const struct reply *reply)
 	bool repeatable = !r->write && !r->once;
 
 	stat_add(&e->stats->errors_upstream, 1);
-	/* a write to several slots could be overtaken in one of them by what is sent again there */
-	if ((repeatable || !reply->sent) && !(r->wide && r->write) && order_resend(e, r, 20000))
+	if ((repeatable || !reply->sent) && order_resend(e, r, 20000))
 		return;
 	if (!repeatable && reply->sent) {
 		stat_add(&e->stats->unknown_outcome, 1);
@@ -490,7 +489,7 @@ static void on_reply(void *arg, const struct reply *reply)
 	} else if (!reply->p) {
 		lost(e, r, reply);
 	} else if (reply->p[0] != '-' || !(redirected(e, r, reply) || script_loaded(e, r, reply))) {
-		if (__builtin_expect(e->waits != NULL, 0))
+		if (__builtin_expect(e->waits || e->turned.head, 0))
 			order_executed(e, r);
 		r->reply = reply->p;
 		r->reply_len = reply->n;
@@ -574,7 +573,7 @@ void engine_release(struct engine *e, uint16_t slot)
 
 bool engine_wants_turns(const struct engine *e)
 {
-	return e->waits || e->line.head || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
+	return e->waits || e->line.head || e->turned.head || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
 }
 
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)
@@ -591,7 +590,7 @@ bool engine_settled(const struct engine *e)
 
 bool engine_idle(const struct engine *e)
 {
-	if (e->queued || e->waits || e->line.head || e->gate.holder || e->alone.stage != ALONE_NONE)
+	if (e->queued || e->waits || e->line.head || e->turned.head || e->gate.holder || e->alone.stage != ALONE_NONE)
 		return false;
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (e->slots[i].inflight)

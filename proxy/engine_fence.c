@@ -226,6 +226,8 @@ static void lift(struct engine *e, struct fence_result *out)
 	}
 	for (struct req *r = out ? e->line.head : NULL; r; r = r->link)
 		count_held(e, r, now, out);
+	for (struct req *r = out ? e->turned.head : NULL; r; r = r->link)
+		count_held(e, r, now, out);
 	for (unsigned i = 0; i < SLOTS; i++)
 		e->slots[i].flags &= ~SLOT_FENCED;
 	for (w = e->waits; w; w = next) {

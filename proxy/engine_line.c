@@ -11,16 +11,16 @@
  * A transaction is given back, too, and refused. */
 #include "proxy/engine_internal.h"
 
-static uint32_t slots_of(const struct req *r, const uint16_t **slots)
+uint32_t line_slots(const struct req *r, const uint16_t **slots)
 {
 	*slots = r->wide ? r->wide->slot : &r->slot;
 	return r->wide ? r->wide->n : 1;
 }
 
-static void line_count(struct engine *e, const struct req *r, int by)
+void line_count(struct engine *e, const struct req *r, int by)
 {
 	const uint16_t *slots;
-	uint32_t n = slots_of(r, &slots);
+	uint32_t n = line_slots(r, &slots);
 
 	for (uint32_t i = 0; i < n; i++)
 		e->slots[slots[i]].lined += (uint32_t)by;
@@ -29,7 +29,7 @@ static void line_count(struct engine *e, const struct req *r, int by)
 static bool any_lined(const struct engine *e, const struct req *r)
 {
 	const uint16_t *slots;
-	uint32_t n = slots_of(r, &slots);
+	uint32_t n = line_slots(r, &slots);
 
 	for (uint32_t i = 0; i < n; i++)
 		if (e->slots[slots[i]].lined)
@@ -37,9 +37,9 @@ static bool any_lined(const struct engine *e, const struct req *r)
 	return false;
 }
 
-static bool any_waits(const struct engine *e, const struct req *r)
+bool line_waits(const struct engine *e, const struct req *r)
 {
-	for (uint32_t i = 0; i < r->wide->n; i++)
+	for (uint32_t i = 0; r->wide && i < r->wide->n; i++)
 		if (engine_must_wait(e, r->wide->slot[i], r))
 			return true;
 	return false;
@@ -47,7 +47,7 @@ static bool any_waits(const struct engine *e, const struct req *r)
 
 bool line_takes(struct engine *e, struct req *r)
 {
-	if (!any_lined(e, r) && !(r->wide && any_waits(e, r)))
+	if (!any_lined(e, r) && !line_waits(e, r))
 		return false;
 	req_list_push(&e->line, r);
 	line_count(e, r, 1);
@@ -58,7 +58,7 @@ void line_turn(struct engine *e)
 {
 	struct req *r;
 
-	while (!gate_is_shut(e) && (r = e->line.head) && !(r->wide && any_waits(e, r))) {
+	while (!gate_is_shut(e) && (!e->turned.head || wide_turn(e)) && (r = e->line.head) && !line_waits(e, r)) {
 		req_list_pop(&e->line);
 		line_count(e, r, -1);
 		engine_begin(e, r);

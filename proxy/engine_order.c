@@ -10,16 +10,16 @@
  *
  * It may do that with the batch that was in flight the first time. Between clients that is no order broken, for all of it is under way; a client's own is: so a command
  * that was turned away is not sent again once the same node has executed a later one of its client on one of its keys, and its client is told. (ASK never comes to that:
- * the key is gone from that node. Nor TRYAGAIN, once we know that slots move: its client has nothing behind it, knot.h.) */
+ * the key is gone from that node. Nor TRYAGAIN, once we know that slots move: its client has nothing behind it, knot.h.)
+ *
+ * Requests of several slots are turned away by standalone servers only, when the connection breaks: engine_wide.c. */
 #include "proxy/engine_internal.h"
 
 #include <stdio.h>
 
 #include "proxy/txn.h"
 
-#define KEYS_NONE UINT64_MAX
-
-/* What it may be overtaken on: its key; 0: several; KEYS_NONE: none. */
+/* What it may be overtaken on: its key; 0: several; ORDER_NO_KEYS: none. */
 static uint64_t one_key(struct engine *e, const struct req *r)
 {
 	int n;
@@ -28,7 +28,7 @@ static uint64_t one_key(struct engine *e, const struct req *r)
 		return 0;
 	n = engine_keys(e, r->cmd, engine_words(e, r->bytes, r->len));
 	if (n <= 0)
-		return KEYS_NONE;
+		return ORDER_NO_KEYS;
 	return n > 1 ? 0 : keyhash_of(r->db, e->argv[e->keys[0].index]).low64;
 }
 
@@ -42,7 +42,7 @@ static bool words_touch(struct engine *e, const struct command *cmd, uint16_t db
 	return n > 0 && key == 0;
 }
 
-static bool touches(struct engine *e, const struct req *r, uint64_t key)
+bool order_touches(struct engine *e, const struct req *r, uint64_t key)
 {
 	if (!r->txn)
 		return words_touch(e, r->cmd, r->db, r->bytes, r->len, key);
@@ -58,8 +58,11 @@ bool order_resend(struct engine *e, struct req *r, int64_t delay_us)
 {
 	int64_t now = e->io.now_us(e->io.ctx);
 	struct slot_wait *w;
+	bool again = r->resent;
 
-	if (!r->resent) {
+	if (r->wide && e->io.is_cluster(e->io.ctx, slot_authority(e, r->slot)))
+		return false; /* a flip came between: a cluster will not have it, and its nodes keep no order between its slots */
+	if (!again) {
 		r->resent = true;
 		r->since_us = now;
 		r->turned = one_key(e, r);
@@ -68,6 +71,8 @@ bool order_resend(struct engine *e, struct req *r, int64_t delay_us)
 	}
 	if (r->mw)
 		mirror_redirected(r->mw);
+	if (wide_resend(e, r, again, now + delay_us))
+		return true;
 	w = engine_wait(e, r->slot, WAIT_RESEND);
 	req_list_push(&w->resend, r);
 	w->one_first |= delay_us > 0;
@@ -76,7 +81,7 @@ bool order_resend(struct engine *e, struct req *r, int64_t delay_us)
 	return true;
 }
 
-static void tell_overtaken(struct engine *e, struct req *r)
+void order_tell_overtaken(struct engine *e, struct req *r)
 {
 	mirror_unknown(e, r, "it was overtaken");
 	engine_answer_error(e, r, "TRYAGAIN crossfade: the node refused this command and then executed a later one of this client; it was not executed");
@@ -93,9 +98,9 @@ static void executed_in(struct engine *e, const struct req *r, uint16_t slot)
 	all = w->resend;
 	w->resend = (struct req_list){ NULL, NULL };
 	while ((q = req_list_pop(&all)))
-		req_list_push(q->from == r->from && q->turned != KEYS_NONE && touches(e, r, q->turned) ? &over : &w->resend, q);
+		req_list_push(q->from == r->from && q->turned != ORDER_NO_KEYS && order_touches(e, r, q->turned) ? &over : &w->resend, q);
 	while ((q = req_list_pop(&over)))
-		tell_overtaken(e, q);
+		order_tell_overtaken(e, q);
 }
 
 void order_executed(struct engine *e, const struct req *r)
@@ -106,6 +111,8 @@ void order_executed(struct engine *e, const struct req *r)
 		executed_in(e, r, r->slot);
 	for (uint32_t i = 0; r->wide && i < r->wide->n; i++)
 		executed_in(e, r, r->wide->slot[i]);
+	if (e->turned.head)
+		wide_executed(e, r);
 }
 
 bool order_resumes(struct engine *e, struct slot_wait *w)

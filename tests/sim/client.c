@@ -185,10 +185,13 @@ static void submit(struct world *w, sds s, int key)
 static void client_command(struct world *w, int key)
 {
 	bool wide = w->profile.wide && !w->side[authority_of(w, tag_of(key))].is_cluster;
+	static const struct kind wide_read = { "EXISTS", SHAPE_TWO, NULL, false, false };
 	const struct kind *k = draw(w, key, w->profile.scripts);
 	int second = other_key(w, key, wide), third = other_key(w, key, wide);
 
 	w->count.scripts += k->script;
+	if (w->profile.alone_source && strcmp(k->name, "GET") == 0)
+		k = &wide_read;
 	submit(w, write_command(w, k, key, second, third, false), key);
 }
 

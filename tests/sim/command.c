@@ -216,6 +216,17 @@ static sds cmd_del(struct call *c)
 	return integer(n);
 }
 
+static sds cmd_exists(struct call *c)
+{
+	int64_t n = 0;
+
+	for (uint32_t i = 1; i < c->argc; i++) {
+		int key = key_index(c->w, c->argv[i]);
+		n += key >= 0 && at(c, key)->type;
+	}
+	return integer(n);
+}
+
 static sds cmd_rename(struct call *c)
 {
 	int to = key_index(c->w, c->argv[2]);
@@ -410,7 +421,7 @@ static const struct {
 	command_fn *fn;
 	unsigned key; /* which word is the first key */
 } commands[] = {
-	{ "set", cmd_set, 1 },           { "get", cmd_get, 1 },         { "incr", cmd_incr, 1 },           { "append", cmd_append, 1 },
+	{ "set", cmd_set, 1 },           { "get", cmd_get, 1 },         { "exists", cmd_exists, 1 },   { "incr", cmd_incr, 1 },           { "append", cmd_append, 1 },
 	{ "hset", cmd_hset, 1 },         { "hdel", cmd_hdel, 1 },       { "sadd", cmd_sadd, 1 },           { "srem", cmd_srem, 1 },
 	{ "spop", cmd_spop, 1 },         { "del", cmd_del, 1 },         { "unlink", cmd_del, 1 },          { "rename", cmd_rename, 1 },
 	{ "copy", cmd_copy, 1 },         { "sunionstore", cmd_sunionstore, 1 }, { "pexpireat", cmd_pexpireat, 1 }, { "persist", cmd_persist, 1 },

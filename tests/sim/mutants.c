@@ -45,6 +45,7 @@ static const struct mutant {
 	{ "race-15-start", false, "a process without a record does not ask for the marker", 15 },
 	{ "order-route", false, "a slot is sent to another node while something is in flight at the former, if what moved it goes no more", 17 },
 	{ "order", false, "what was turned away goes behind a later command of its client", 17 },
+	{ "order-wide", false, "a command of several slots that was turned away keeps its order in its first slot only", 18 },
 	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 16 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
 	{ "replies-off", false, "the follower's replies are not compared", 14 },

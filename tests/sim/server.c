@@ -185,6 +185,31 @@ static sds execute(struct world *w, struct cluster *c, struct server *n, struct 
 	return reply;
 }
 
+/* A node that is given a slot executes nothing about several keys of which it has not got all yet. */
+static bool lacks_some(struct world *w, struct cluster *c, struct server *n, const struct wire *x)
+{
+	unsigned seen = 0, missing = 0;
+	int tag = -1;
+
+	for (size_t at = x->multi_at; at < x->at;) {
+		struct resp_request p;
+		resp_request_init(&p, &resp_default_limits);
+		if (resp_request_parse(&p, x->bytes + at, x->n - at) != RESP_OK)
+			sim_fail(w, "the engine sent something that is no request");
+		for (uint32_t i = 1; i < p.argc; i++) {
+			int key = key_index(w, resp_request_arg(&p, x->bytes + at, i));
+			if (key < 0)
+				continue;
+			seen |= 1u << key;
+			missing += !n->data[key].type;
+			tag = tag_of(key);
+		}
+		at += p.used;
+		resp_request_release(&p);
+	}
+	return c->is_cluster && tag >= 0 && c->moving_to[tag] == index_of(c, n) && __builtin_popcount(seen) > 1 && missing;
+}
+
 /* All that is queued, at once. */
 static sds execute_block(struct world *w, struct cluster *c, struct server *n, struct wire *x)
 {
@@ -223,6 +248,8 @@ static sds in_block(struct world *w, struct cluster *c, struct server *n, struct
 	x->multi = false;
 	if (x->refused)
 		return sdsnew("-EXECABORT Transaction discarded because of previous errors.\r\n");
+	if (lacks_some(w, c, n, x))
+		return sdsnew("-TRYAGAIN Multiple keys request during rehashing of slot\r\n");
 	return x->own && !watcher_may_run(w, c, n) ? sdsnew("_\r\n") : execute_block(w, c, n, x);
 }
 

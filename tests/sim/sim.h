@@ -209,7 +209,7 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless, unserved;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless, unserved, alone_source;
 	unsigned steps;
 };
 

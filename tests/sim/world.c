@@ -81,6 +81,10 @@ static void late_theme(struct profile *p)
 		p->unserved = p->moves = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
 		break;
+	case 18: /* commands of several slots on a standalone server whose connection breaks */
+		p->wide = p->losses = p->alone_source = true;
+		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
 	default:
 		break;
 	}
@@ -190,7 +194,8 @@ static void draw_profile(struct world *w)
 	theme(w, p);
 	p->alone |= sim_theme < 0 && w->seed % 16 == 5;
 	p->unserved |= sim_theme < 0 && w->seed % 8 == 3;
-	p->cluster[SIDE_SOURCE] = !one_in(w, 4);
+	p->alone_source |= sim_theme < 0 && w->seed % 16 == 6;
+	p->cluster[SIDE_SOURCE] = !one_in(w, 4) && !p->alone_source;
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
 }

@@ -12,7 +12,7 @@
 #include "resp/slot.h"
 #include "resp/write.h"
 
-#define SENT_MAX 32
+#define SENT_MAX 64
 #define OTHER_NODE 7
 #define ASK "-ASK 7629 127.0.0.1:1\r\n"
 #define DOWN "-CLUSTERDOWN Hash slot not served\r\n"
@@ -24,6 +24,7 @@ struct world {
 	struct { uint16_t node; reply_fn *fn; void *arg; sds bytes; } sent[SENT_MAX];
 	unsigned first, n; /* sent[first … n) are not answered */
 	sds answers;       /* a word each */
+	bool alone;        /* the side is a standalone server */
 	int64_t now_us;
 };
 
@@ -46,6 +47,7 @@ static void io_answer(void *ctx, struct req *r)
 	w->answers = sdscatprintf(w->answers, "%u:%.*s ", r->from, (int)strcspn(r->reply, " \r"), r->reply);
 	block_unref(r->block);
 	block_unref(r->reply_block);
+	free(r->wide);
 	free(r);
 }
 
@@ -62,8 +64,13 @@ static void io_refresh(void *ctx, enum side side, const char *why)
 
 static bool io_is_cluster(void *ctx, enum side side)
 {
-	(void)ctx, (void)side;
-	return true;
+	(void)side;
+	return !((struct world *)ctx)->alone;
+}
+
+static void io_held(void *ctx, uint16_t slot, bool ok)
+{
+	(void)ctx, (void)slot, (void)ok;
 }
 
 static int64_t io_now_us(void *ctx)
@@ -74,7 +81,7 @@ static int64_t io_now_us(void *ctx)
 static int begin(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
-	struct engine_io io = { .ctx = w, .send = io_send, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh, .is_cluster = io_is_cluster, .now_us = io_now_us };
+	struct engine_io io = { .ctx = w, .send = io_send, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh, .is_cluster = io_is_cluster, .held = io_held, .now_us = io_now_us };
 	struct engine_options o = { .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20, .inband_max = 1 << 20, .resend_us = 1000000 };
 	static uint8_t authority[SLOTS], mine[SLOTS];
 	static bool synced[SLOTS];
@@ -121,6 +128,38 @@ static void submit(struct world *w, uint32_t from, const char *a, const char *b)
 	r->ask_node = NODE_NONE;
 	r->write = true;
 	r->from = from;
+	sdsfree(s);
+	engine_submit(w->engine, r);
+}
+
+static const char *const tags[] = { "{t}", "{u}", "{v}" };
+#define TAGS (sizeof tags / sizeof *tags)
+
+/* A command about one key of each of the slots that `which` names by their letters. */
+static void submit_alone(struct world *w, uint32_t from, const char *name, const char *which)
+{
+	struct req *r = calloc(1, sizeof *r);
+	sds s = resp_cat_len(sdsempty(), '*', (int64_t)strlen(which) + 1);
+
+	r->wide = calloc(1, sizeof *r->wide + TAGS * sizeof r->wide->slot[0]);
+	s = resp_cat_bulk(s, slice(name, strlen(name)));
+	for (unsigned i = 0; i < TAGS; i++)
+		if (strchr(which, tags[i][1])) {
+			s = resp_cat_bulk(s, slice(tags[i], 3));
+			r->wide->slot[r->wide->n++] = slot_of(slice(tags[i], 3));
+		}
+	r->block = block_copy(s, sdslen(s));
+	r->bytes = r->block->data;
+	r->len = sdslen(s);
+	r->cmd = command_find(slice(name, strlen(name)));
+	r->slot = r->wide->slot[0];
+	r->ask_node = NODE_NONE;
+	r->write = r->cmd->effect != EFFECT_NONE;
+	r->from = from;
+	if (r->wide->n == 1) {
+		free(r->wide);
+		r->wide = NULL;
+	}
 	sdsfree(s);
 	engine_submit(w->engine, r);
 }
@@ -232,6 +271,86 @@ static void test_overtaken_perhaps(void **state)
 	assert_string_equal(w->answers, "1:-TRYAGAIN 1:-UNKNOWN ");
 }
 
+/* A read of several slots that was lost goes again before what came behind it in any of them, sent or not. */
+static void test_wide_lost(void **state)
+{
+	struct world *w = *state;
+
+	w->alone = true;
+	submit_alone(w, 1, "GET", "u");
+	submit_alone(w, 1, "MGET", "tu");
+	submit_alone(w, 1, "GET", "v");
+	submit_alone(w, 1, "GET", "u");
+	for (int i = 0; i < 4; i++)
+		answer(w, NULL);
+	submit_alone(w, 1, "INCR", "u");
+	submit_alone(w, 1, "INCR", "v");
+	submit_alone(w, 1, "MGET", "tv");
+	assert_int_equal(w->n, 4);
+	later(w); /* the one before it, in a slot of its */
+	assert_int_equal(w->n, 5);
+	assert_sent(w, 4, "{u}", NODE_NONE);
+	answer(w, OK);
+	later(w);
+	static const char *const order[] = { "MGET", "{v}", "{u}", "INCR", "INCR", "MGET" };
+	assert_int_equal(w->n, 11);
+	for (unsigned i = 0; i < 6; i++)
+		assert_sent(w, 5 + i, order[i], NODE_NONE);
+	answer(w, NULL); /* and again: the writes behind it may have been executed, so it is told */
+	answer(w, NULL);
+	answer(w, NULL);
+	assert_string_equal(w->answers, "1:+OK ");
+	answer(w, NULL);
+	assert_string_equal(w->answers, "1:+OK 1:-TRYAGAIN 1:-TRYAGAIN 1:-UNKNOWN ");
+	answer(w, NULL);
+	assert_string_equal(w->answers, "1:+OK 1:-TRYAGAIN 1:-TRYAGAIN 1:-UNKNOWN 1:-TRYAGAIN 1:-UNKNOWN ");
+	answer(w, NULL);
+	later(w);
+	assert_int_equal(w->n, 12);
+	assert_sent(w, 11, "MGET", NODE_NONE);
+	answer(w, OK);
+}
+
+/* What its slots hold back when it is lost came behind it. */
+static void test_wide_lost_before_a_queue(void **state)
+{
+	struct world *w = *state;
+
+	w->alone = true;
+	submit_alone(w, 1, "MGET", "tu");
+	engine_hold(w->engine, slot_of(SLICE_LIT("{u}")), 1000);
+	submit_alone(w, 1, "INCR", "u");
+	submit_alone(w, 2, "GET", "u");
+	assert_int_equal(w->n, 1);
+	answer(w, NULL);
+	later(w);
+	assert_int_equal(w->n, 2);
+	assert_sent(w, 1, "MGET", NODE_NONE);
+	answer(w, OK);
+	engine_release(w->engine, slot_of(SLICE_LIT("{u}")));
+	later(w);
+	assert_int_equal(w->n, 4);
+	assert_sent(w, 2, "INCR", NODE_NONE);
+	assert_sent(w, 3, "GET", NODE_NONE);
+	answer(w, OK);
+	answer(w, OK);
+}
+
+/* It is tried for as long as any other. */
+static void test_wide_lost_too_long(void **state)
+{
+	struct world *w = *state;
+
+	w->alone = true;
+	submit_alone(w, 1, "MGET", "tu");
+	for (int i = 0; i < 34; i++) {
+		answer(w, NULL);
+		later(w);
+	}
+	answer(w, NULL);
+	assert_string_equal(w->answers, "1:-CLUSTERDOWN ");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +358,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_turned_away_again, begin, end),
 		cmocka_unit_test_setup_teardown(test_overtaken, begin, end),
 		cmocka_unit_test_setup_teardown(test_overtaken_perhaps, begin, end),
+		cmocka_unit_test_setup_teardown(test_wide_lost, begin, end),
+		cmocka_unit_test_setup_teardown(test_wide_lost_before_a_queue, begin, end),
+		cmocka_unit_test_setup_teardown(test_wide_lost_too_long, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
