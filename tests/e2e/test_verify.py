@@ -4,6 +4,7 @@ import time
 
 import pytest
 from harness import diff
+from harness.process import wait_until
 from harness.resp import Client
 from load import FAR_MS, Load, fill, fill_types
 
@@ -136,6 +137,33 @@ def test_functions_are_compared(synced):
     assert proxy.ctl("verify", check=False).rc == 2
     for node in target.primaries():
         node.call("FUNCTION", "LOAD", "REPLACE", library % 1)
+    assert proxy.ctl("verify", check=False).rc == 0
+
+
+def libraries(node):
+    return {dict(zip(lib[::2], lib[1::2]))[b"library_name"] for lib in node.call("FUNCTION", "LIST")}
+
+
+def test_a_primary_without_functions_removes_none(synced):
+    """A node that joined without the libraries may be the first that is asked: what the others have is no deletion. When all agree again, a deletion is one."""
+    source, target, proxy = synced()
+    library = "#!lua name=%s\nredis.register_function('%s', function(keys, args) return 1 end)"
+    first, *others = source.primaries()
+    for node in [first] if not others else others:
+        node.call("FUNCTION", "LOAD", library % ("lib", "f"))
+    first.call("FUNCTION", "LOAD", library % ("own", "g"))
+    for node in target.primaries():
+        node.call("FUNCTION", "LOAD", library % ("old", "h"))
+    assert proxy.ctl("verify", "--repair", check=False).rc == 2
+    told = "primaries of the source have different functions" in proxy.log()
+    assert told == bool(others)
+    wanted = {b"lib", b"own"} | ({b"old"} if others else set())
+    wait_until("they are copied", lambda: all(libraries(n) == wanted for n in target.primaries()))
+    for node in source.primaries():
+        for name in ("lib", "own"):
+            node.client.try_call("FUNCTION", "LOAD", library % (name, "f" if name == "lib" else "g"))
+    assert proxy.ctl("verify", "--repair", check=False).rc == (2 if others else 0)
+    wait_until("all of them are equal", lambda: all(libraries(n) == {b"lib", b"own"} for n in target.primaries()))
     assert proxy.ctl("verify", check=False).rc == 0
 
 
