@@ -61,20 +61,58 @@ void spread_key(struct mwrite *part, struct wkey *k)
 	k->entry = 0;
 }
 
-static struct mwrite *part_of_slot(struct engine *e, struct mwrite *mw, const struct effect_part *p)
-{
-	uint32_t n = 0;
+/* The keys' places in the write, by slot and in their order: found once, since each may be of a part of its own. */
+struct placed {
+	uint32_t slot, at;
+};
 
+static int by_slot(const void *a, const void *b)
+{
+	const struct placed *x = a, *y = b;
+
+	if (x->slot != y->slot)
+		return x->slot < y->slot ? -1 : 1;
+	return x->at < y->at ? -1 : x->at > y->at;
+}
+
+static struct placed *place_keys(const struct mwrite *mw)
+{
+	struct placed *p = malloc(mw->nkeys * sizeof *p);
+
+	if (!p)
+		abort();
 	for (uint32_t i = 0; i < mw->nkeys; i++)
-		n += mw->keys[i].slot == p->slot;
+		p[i] = (struct placed){ mw->keys[i].slot, i };
+	qsort(p, mw->nkeys, sizeof *p, by_slot);
+	return p;
+}
+
+static uint32_t first_of(const struct placed *p, uint32_t n, uint16_t slot)
+{
+	uint32_t low = 0;
+
+	while (low < n) {
+		uint32_t middle = low + (n - low) / 2;
+		if (p[middle].slot < slot)
+			low = middle + 1;
+		else
+			n = middle;
+	}
+	return low;
+}
+
+static struct mwrite *part_of_slot(struct engine *e, struct mwrite *mw, const struct placed *placed, const struct effect_part *p)
+{
+	uint32_t first = first_of(placed, mw->nkeys, p->slot), n = 0;
+
+	while (first + n < mw->nkeys && placed[first + n].slot == p->slot)
+		n++;
 	struct mwrite *part = spread_part(e, mw, p->slot, n, p->traits, &p->effect);
 	part->checks = mw->checks ? (uint8_t)n : 0;
-	for (uint32_t i = 0; i < mw->nkeys; i++) {
-		if (mw->keys[i].slot != p->slot)
-			continue;
+	for (uint32_t i = first; i < first + n; i++) {
 		if (mw->checks)
-			part->expires[part->nkeys] = mw->expires[i];
-		spread_key(part, &mw->keys[i]);
+			part->expires[part->nkeys] = mw->expires[placed[i].at];
+		spread_key(part, &mw->keys[placed[i].at]);
 	}
 	return part;
 }
@@ -101,8 +139,10 @@ bool mirror_spread(struct engine *e, struct mwrite *mw, const struct effect_call
 	if (!parts)
 		return false; /* its keys are copied */
 	spread_begin(mw);
+	struct placed *placed = place_keys(mw);
 	for (uint32_t i = 0; i < n; i++)
-		mirror_effect(e, part_of_slot(e, mw, &parts[i])); /* which notes its changes */
+		mirror_effect(e, part_of_slot(e, mw, placed, &parts[i])); /* which notes its changes */
+	free(placed);
 	free(parts);
 	if (e->changes.on)
 		mirror_note_changes(e, mw);
