@@ -5,6 +5,7 @@
 
 #include "proxy/knot.h"
 #include "resp/slot.h"
+#include "resp/words.h"
 #include "resp/write.h"
 
 enum stage { COUNT, FILL, SUBMIT };
@@ -22,22 +23,10 @@ struct cut {
 	enum stage stage;
 };
 
-/* The word at p, which was parsed before, without its header; *next: the one behind it. */
-static struct slice word_at(const char *p, const char **next)
-{
-	size_t n = 0;
-
-	assert(*p == '$');
-	for (p++; *p != '\r'; p++)
-		n = n * 10 + (size_t)(*p - '0');
-	*next = p + 2 + n + 2;
-	return slice(p + 2, n);
-}
-
 static const char *behind(const char *p, uint32_t words)
 {
 	while (words--)
-		word_at(p, &p);
+		resp_word(p, &p);
 	return p;
 }
 
@@ -53,7 +42,7 @@ static uint16_t part_for(struct worker *w, struct cut *c, uint16_t slot)
 static void count_key(struct worker *w, struct cut *c)
 {
 	const char *at = c->at, *next;
-	uint16_t part = part_for(w, c, slot_of(word_at(at, &next)));
+	uint16_t part = part_for(w, c, slot_of(resp_word(at, &next)));
 
 	c->at = behind(next, c->step - 1);
 	c->split->part[part]->len += (size_t)(c->at - at);
@@ -189,7 +178,7 @@ void cut_request(struct worker *w, struct split *s, uint32_t first, uint32_t ste
 	c->split = s;
 	c->step = step;
 	c->name = (const char *)memchr(s->whole->bytes, '\n', s->whole->len) + 1;
-	word_at(c->name, &behind_name);
+	resp_word(c->name, &behind_name);
 	c->name_len = (size_t)(behind_name - c->name);
 	c->at = c->first = behind(c->name, first);
 	if (c->large) {

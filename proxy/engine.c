@@ -38,6 +38,7 @@ void engine_free(struct engine *e)
 	changes_release(e);
 	gate_release(e);
 	park_release(&e->park);
+	crowd_release_all(e);
 	mirror_release_pool(e);
 	while (e->waits) {
 		struct slot_wait *w = e->waits;
@@ -68,6 +69,7 @@ void engine_mirror(struct engine *e, bool on)
 {
 	if (e->mirroring == on)
 		return;
+	crowd_settle_all(e);
 	e->mirroring = on;
 	version_mark_all(&e->versions); /* writes between off and on move no version: older tokens are worth nothing (invariant 3) */
 	dirty_clear(e);
@@ -513,7 +515,7 @@ static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)
 {
 	struct slot_state *s = &e->slots[w->slot];
 
-	if (!w->hold_told && s->inflight == s->reads && !s->unacked) { /* a slot that is read all the time comes to rest, too */
+	if (!w->hold_told && s->inflight == s->reads && !s->unacked && !s->unsettled) { /* a slot that is read all the time comes to rest, too */
 		w->hold_told = true;
 		e->io.held(e->io.ctx, w->slot, true);
 	}
@@ -546,6 +548,7 @@ void engine_turn(struct engine *e)
 			wait_resume(e, w);
 	}
 	line_turn(e);
+	crowd_turn(e);
 	fence_turn(e);
 	alone_turn(e);
 	dirty_pump(e);
@@ -573,7 +576,12 @@ void engine_release(struct engine *e, uint16_t slot)
 
 bool engine_wants_turns(const struct engine *e)
 {
-	return e->waits || e->line.head || e->turned.head || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
+	return e->waits || e->line.head || e->turned.head || e->crowds || e->fence.stage != FENCE_NONE || e->alone.stage != ALONE_NONE || e->dirty.table || e->dirty_slots || e->queued;
+}
+
+bool engine_is_unfinished(const struct engine *e)
+{
+	return e->crowds != NULL;
 }
 
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max)
@@ -590,7 +598,7 @@ bool engine_settled(const struct engine *e)
 
 bool engine_idle(const struct engine *e)
 {
-	if (e->queued || e->waits || e->line.head || e->turned.head || e->gate.holder || e->alone.stage != ALONE_NONE)
+	if (e->queued || e->waits || e->line.head || e->turned.head || e->crowds || e->gate.holder || e->alone.stage != ALONE_NONE)
 		return false;
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (e->slots[i].inflight)

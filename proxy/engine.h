@@ -68,6 +68,7 @@ struct engine_options {
 	size_t inband_max;    /* bytes of an in-band copy */
 	_Atomic int64_t *script_us; /* when any engine of the process last sent a script, or had its reply; NULL: partial flips are none of its business */
 	int64_t resend_us;    /* how long reads and unsent writes are tried again */
+	uint32_t crowd_least; /* 0: as engine_crowd.c says; else so many written keys are a crowd, and a turn makes one part: for tests */
 };
 
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced, const uint8_t *mine, struct worker_stats *stats);
@@ -129,6 +130,7 @@ enum alone_result {
 void engine_alone_begin(struct engine *e, unsigned follower_ms);
 void engine_alone_end(struct engine *e, enum alone_result result, const char *why);
 bool engine_wants_turns(const struct engine *e);           /* something waits for time */
+bool engine_is_unfinished(const struct engine *e);         /* the next turn goes on with it: no waiting before */
 /* The limits that may change while running. */
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max);
 bool engine_settled(const struct engine *e);               /* idle, and nothing dirty: the follower has everything */

@@ -18,9 +18,14 @@ static void write_of_everything(struct engine *e, bool begins)
 
 	for (uint32_t i = 0; versions && i < STRIPES; i++)
 		(begins ? version_begin : version_complete)(&e->versions, i);
-	for (uint16_t i = 0; journals && i < SLOTS; i++)
-		if (e->slots[i].flags & SLOT_MINE)
-			(begins ? journal_hold : journal_let_go)(e->opt.journal, i);
+	for (uint16_t i = 0; journals && i < SLOTS; i++) {
+		if (!(e->slots[i].flags & SLOT_MINE))
+			continue;
+		if (begins)
+			journal_hold(e->opt.journal, i);
+		else
+			journal_let_go(e->opt.journal, i);
+	}
 }
 
 void alone_turn(struct engine *e)
@@ -33,13 +38,13 @@ void alone_turn(struct engine *e)
 	}
 	if (a->stage != ALONE_SHUT)
 		return;
-	if (!fault("race-5-fence") && (e->inflight || (e->queued && e->io.now_us(e->io.ctx) < a->follower_until_us)))
+	if (!fault("race-5-fence") && (e->inflight || ((e->queued || e->crowds) && e->io.now_us(e->io.ctx) < a->follower_until_us)))
 		return;
 	a->stage = ALONE_QUIET;
 	a->mirrored = e->mirroring;
 	if (a->mirrored)
 		write_of_everything(e, true);
-	e->io.alone(e->io.ctx, !e->queued);
+	e->io.alone(e->io.ctx, !e->queued && !e->crowds);
 }
 
 void engine_alone_begin(struct engine *e, unsigned follower_ms)

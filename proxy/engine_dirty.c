@@ -50,6 +50,8 @@ static void walk_step(struct engine *e, uint16_t slot, uint32_t *awaited)
 	if (!(s->flags & SLOT_WALK_DUE) || (awaited && (!*awaited || --*awaited)))
 		return;
 	if (awaited == &s->await_replies)
+		crowd_first(e, slot);
+	if (awaited == &s->await_replies)
 		s->await_acks = s->unacked;
 	if (s->await_replies || s->await_acks)
 		return;
@@ -59,6 +61,7 @@ static void walk_step(struct engine *e, uint16_t slot, uint32_t *awaited)
 
 void follower_queued(struct engine *e, uint16_t slot, size_t bytes)
 {
+	assert(!e->slots[slot].unsettled || e->crowd_now || fault("crowd-order")); /* invariant 2 */
 	e->queued++;
 	e->queued_bytes += bytes;
 	e->slots[slot].unacked++;
@@ -94,8 +97,8 @@ static void slot_mark(struct engine *e, uint16_t slot)
 {
 	struct slot_state *s = &e->slots[slot];
 
+	crowd_first(e, slot);
 	s->marks++;
-
 	if (!(s->flags & SLOT_DIRTY)) {
 		s->flags |= SLOT_DIRTY;
 		e->dirty_slots++;
@@ -227,6 +230,7 @@ static void mark(struct engine *e, uint16_t db, struct slice key, keyhash h, uin
 
 	if (!e->mirroring)
 		return;
+	crowd_first(e, slot);
 	known_remove(&e->known, h);
 	if (why)
 		log_limited(LOG_VERBOSE, "slot %u: a key is copied again: %s", slot, why);
@@ -623,6 +627,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 	struct copy *c = w->copy;
 	uint16_t slot = c->slot;
 
+	crowd_first(e, slot);
 	if (w->reads == 0) {
 		struct dirty_key *k = dirty_find(&e->dirty, hash_of(c));
 		w->marks = k ? k->marks : 0;
@@ -681,6 +686,7 @@ static bool may_copy(struct engine *e, const struct copy *c)
 {
 	enum side from = slot_authority(e, c->slot);
 
+	crowd_first(e, c->slot);
 	if (c->kind == COPY_FAILED || !e->mirroring || alone_is_on(e) || c->from != from || (e->slots[c->slot].flags & SLOT_FENCED && fence_is_proven(e)))
 		return false;
 	return e->queued_bytes < e->opt.queue_max && both_up(e, c->slot);

@@ -113,7 +113,7 @@ static bool is_settled(const struct engine *e)
 {
 	for (unsigned i = 0; i < SLOTS; i++) {
 		const struct slot_state *s = &e->slots[i];
-		if (is_fenced(e, i) && (s->inflight || s->unacked || s->flags & SLOT_DIRTY))
+		if (is_fenced(e, i) && (s->inflight || s->unacked || s->unsettled || s->flags & SLOT_DIRTY))
 			return false;
 	}
 	return e->fence.owed == 0;

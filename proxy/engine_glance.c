@@ -72,9 +72,10 @@ static void on_glance(void *arg, const struct reply *r)
 	struct glanced *g = arg;
 	struct engine *e = g->engine;
 	struct slot_state *s = &e->slots[g->slot];
-	struct dirty_key *k = dirty_find(&e->dirty, g->hash);
 	uint16_t slot = g->slot;
 
+	crowd_first(e, slot);
+	struct dirty_key *k = dirty_find(&e->dirty, g->hash);
 	assert(s->inflight > 0 && s->own > 0 && e->glances > 0);
 	slot_replied(e, slot);
 	s->own--;

@@ -61,6 +61,7 @@ struct slot_state {
 	uint32_t lined;    /* requests of engine->line that have a key of it */
 	uint8_t flags;
 	uint32_t unacked;  /* effects and copies at the follower */
+	uint32_t unsettled; /* writes of many keys that have their reply, and not all their parts (engine_crowd.c) */
 	uint32_t dirty;    /* dirty keys */
 	uint32_t own;      /* of inflight the engine's: in-band copies, glances */
 	uint32_t marks;    /* times it became dirty */
@@ -99,6 +100,7 @@ struct mwrite {
 	uint16_t slot, db;
 	uint32_t traits;
 	struct mblock *multi;    /* a transaction: its commands (engine_multi.c); `cmd` is EXEC then */
+	struct crowd *crowd;     /* its keys, if they are very many (engine_crowd.c); `keys` has none then */
 	struct effect effect;
 	uint64_t digest;         /* of the authority's reply */
 	struct block *reply_block; /* the authority's reply, while the tail is awaited */
@@ -120,6 +122,7 @@ struct mwrite {
 	enum side follower;
 	bool begun, compare, failed, answer_held, released;
 	bool script;             /* of its commands some is a script */
+	bool inputs_left_out;    /* `keys` are the written ones only */
 	struct spread_answer *spread; /* one of the parts of a write whose answer waits for all, or that write itself */
 	const char *why;
 };
@@ -199,6 +202,8 @@ struct engine {
 	struct req_list line;    /* engine_line.c */
 	struct req_list turned;  /* engine_wide.c */
 	int64_t turned_resume_us; /* not before */
+	struct crowd *crowds;    /* that are being settled */
+	struct crowd *crowd_now; /* whose part is being made */
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
 	unsigned unwatched;      /* slots */
@@ -339,10 +344,29 @@ struct mwrite *spread_part(struct engine *e, const struct mwrite *mw, uint16_t s
 void spread_key(struct mwrite *part, struct wkey *k);
 void spread_released(struct engine *e, struct spread_answer *a);
 
+/* engine_crowd.c */
+bool crowd_collect(struct engine *e, struct mwrite *mw, uint32_t argc); /* the keys, of the words in e->argv; false: it is no such write */
+void crowd_begin(struct engine *e, const struct crowd *c);              /* before it is sent */
+void crowd_complete(struct engine *e, const struct crowd *c);
+void crowd_paid(struct engine *e, struct crowd *c);                     /* frees it */
+void crowd_replied(struct engine *e, struct mwrite *mw);
+void crowd_unknown(struct engine *e, struct mwrite *mw, const char *why);
+void crowd_settle_slot(struct engine *e, uint16_t slot);
+void crowd_settle_all(struct engine *e);
+void crowd_turn(struct engine *e);
+void crowd_release_all(struct engine *e);
+/* Before anything of the slot is judged, marked, read in-band or queued for the follower. */
+static inline void crowd_first(struct engine *e, uint16_t slot)
+{
+	if (__builtin_expect(e->slots[slot].unsettled, 0))
+		crowd_settle_slot(e, slot);
+}
+
 /* engine_mirror.c */
 struct mwrite *mirror_new(struct engine *e);
 bool mirror_spans_slots(struct engine *e, const struct mwrite *mw);
 void mirror_effect(struct engine *e, struct mwrite *mw);
+void mirror_crowds_first(struct engine *e, const struct mwrite *mw);
 uint64_t mirror_expire_of(const char *p, size_t n); /* the reply to PEXPIRETIME, in `expires` */
 void mirror_prepare(struct engine *e, struct req *r);
 void mirror_transmitted(struct engine *e, struct req *r, uint16_t node); /* sends the tail the same way */
@@ -363,6 +387,7 @@ void mirror_before_send(struct engine *e, struct mwrite *mw);
 void mirror_effect_send(struct engine *e, struct mwrite *mw);
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
 void mirror_release(struct mwrite *mw);
+void mirror_discard(struct mwrite *mw); /* the engine ends */
 
 /* engine_changes.c */
 void mirror_note_changes(struct engine *e, const struct mwrite *mw); /* of a write that was answered, before the next answer */

@@ -32,6 +32,8 @@ static void mw_free(struct mwrite *mw)
 
 	for (uint32_t i = 0; i < mw->nkeys; i++)
 		note_paid(e, &mw->keys[i].entry, mw->keys[i].slot);
+	if (mw->crowd)
+		crowd_paid(e, mw->crowd);
 	block_unref(mw->block);
 	if (mw->keys != mw->inline_keys)
 		free(mw->keys);
@@ -41,6 +43,12 @@ static void mw_free(struct mwrite *mw)
 	multi_release(mw->multi);
 	mw->next = e->pool;
 	e->pool = mw;
+}
+
+void mirror_discard(struct mwrite *mw)
+{
+	free(mw->spread); /* its parts have gone with their connections */
+	mw_free(mw);
 }
 
 void mirror_release_pool(struct engine *e)
@@ -158,7 +166,8 @@ static void prepare_one(struct engine *e, struct mwrite *mw)
 	uint32_t argc = canonicalise(e, mw, engine_words(e, mw->bytes, mw->len));
 
 	e->expiring |= mirror_may_set_expiry(mw->cmd, argc);
-	mirror_collect_keys(e, mw, argc);
+	if (!crowd_collect(e, mw, argc))
+		mirror_collect_keys(e, mw, argc);
 	struct effect_call call = { .cmd = mw->cmd, .argc = argc, .argv = e->argv }; /* traits are of the words alone */
 	mw->traits = effect_traits(&call);
 	mw->checks = mirror_checks_needed(e, mw);
@@ -197,6 +206,8 @@ void mirror_prepare(struct engine *e, struct req *r)
 			k->entry = note_owed(e, k->db, k->key, k->slot); /* race 6: before it is sent */
 		version_begin(&e->versions, stripe_of(k->hash.low64));
 	}
+	if (mw->crowd)
+		crowd_begin(e, mw->crowd);
 	mw->begun = true;
 	mw->script = calls_script(r);
 	if (mw->script)
@@ -276,6 +287,8 @@ static void complete(struct engine *e, struct mwrite *mw)
 	if (!mw->begun)
 		return;
 	mw->begun = false;
+	if (mw->crowd)
+		crowd_complete(e, mw->crowd);
 	for (uint32_t i = 0; i < mw->nkeys; i++)
 		if (mw->keys[i].writes)
 			version_complete(&e->versions, stripe_of(mw->keys[i].hash.low64));
@@ -316,7 +329,10 @@ void mirror_unknown(struct engine *e, struct req *r, const char *why)
 	mirror_mark_written(e, mw, why);
 	changes_unknown(&e->changes);
 	mirror_redirected(mw); /* its tail is lost, too: the answers are only counted */
-	mirror_release(mw);
+	if (mw->crowd)
+		crowd_unknown(e, mw, why);
+	else
+		mirror_release(mw);
 }
 
 /* --- the follower's answers --- */
@@ -521,7 +537,7 @@ static enum verdict decide(struct engine *e, struct mwrite *mw)
 	enum verdict worst = SEND;
 	uint32_t written = 0;
 
-	if (mw->effect.kind == EFFECT_IS_SNAPSHOT || mw->len > e->opt.request_max || mirror_spans_slots(e, mw))
+	if (mw->effect.kind == EFFECT_IS_SNAPSHOT || mw->len > e->opt.request_max || mw->inputs_left_out || mirror_spans_slots(e, mw))
 		return SNAPSHOT;
 	if (!follower_takes(e, slot_follower(e, mw->slot), mw->slot))
 		return SNAPSHOT;
@@ -589,6 +605,12 @@ enum verdict mirror_decide(struct engine *e, struct mwrite *mw)
 	return v == SEND && !remember_derived(e, mw) ? SNAPSHOT : v;
 }
 
+void mirror_crowds_first(struct engine *e, const struct mwrite *mw)
+{
+	for (uint32_t i = 0; __builtin_expect(e->crowds != NULL, 0) && i < mw->nkeys; i++)
+		crowd_first(e, mw->keys[i].slot);
+}
+
 /* In the order of the authority's replies: the effect is queued, or its keys are dirty, before the version completes. */
 void mirror_effect(struct engine *e, struct mwrite *mw)
 {
@@ -598,6 +620,7 @@ void mirror_effect(struct engine *e, struct mwrite *mw)
 		mirror_release(mw);
 		return;
 	}
+	mirror_crowds_first(e, mw);
 	switch (mirror_decide(e, mw)) {
 	case SNAPSHOT:
 		stat_add(&e->stats->snapshots, 1);
@@ -619,8 +642,8 @@ void mirror_effect(struct engine *e, struct mwrite *mw)
 /* The authority's reply and its tail are complete: what does the follower get? */
 static void finish(struct engine *e, struct mwrite *mw)
 {
-	if (mw->multi) {
-		multi_replied(e, mw);
+	if (mw->multi || mw->crowd) {
+		(mw->multi ? multi_replied : crowd_replied)(e, mw);
 		return;
 	}
 	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));

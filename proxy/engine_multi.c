@@ -396,6 +396,7 @@ void multi_replied(struct engine *e, struct mwrite *mw)
 		mirror_release(mw);
 		return;
 	}
+	mirror_crowds_first(e, mw);
 	if (mw->len <= e->opt.request_max && mirror_spans_slots(e, mw)) {
 		spread(e, mw);
 		return;

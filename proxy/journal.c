@@ -269,10 +269,10 @@ void journal_slot(struct journal *j, uint16_t slot, bool dirty)
 	set_bit(j, slot);
 }
 
-void journal_hold(struct journal *j, uint16_t slot)
+journal_ref journal_hold(struct journal *j, uint16_t slot)
 {
 	j->owed++;
-	hold_slot(j, slot);
+	return hold_slot(j, slot);
 }
 
 void journal_let_go(struct journal *j, uint16_t slot)

@@ -42,8 +42,8 @@ journal_ref journal_add(struct journal *j, struct slice key, uint16_t db, uint16
 void journal_remove(struct journal *j, journal_ref ref, uint16_t slot);
 /* A dirty slot; idempotent. */
 void journal_slot(struct journal *j, uint16_t slot, bool dirty);
-/* The slot as a whole, counted: of what concerns keys without number. */
-void journal_hold(struct journal *j, uint16_t slot);
+/* The slot as a whole, counted: of what concerns keys without number. What journal_remove takes, too. */
+journal_ref journal_hold(struct journal *j, uint16_t slot);
 void journal_let_go(struct journal *j, uint16_t slot);
 /* Entries and bits that are held: 0 when nothing is owed. */
 uint64_t journal_owed(const struct journal *j);

@@ -526,7 +526,7 @@ static void on_unfinished(struct ev_loop *loop, ev_idle *i, int revents)
 
 static void set_unfinished(struct worker *w)
 {
-	bool wanted = w->cuts || w->later_clients;
+	bool wanted = w->cuts || w->later_clients || engine_is_unfinished(w->engine);
 
 	if (__builtin_expect(wanted == ev_is_active(&w->unfinished), 1))
 		return;

@@ -273,6 +273,31 @@ void contagion_step(struct world *w)
 	submit(w, resp_cat_words(sdsempty(), "COPY", w->key[first + (int)rnd(w, KEYS_PER_TAG)], w->key[first + (int)rnd(w, KEYS_PER_TAG)], "REPLACE", NULL), key);
 }
 
+/* What is a crowd to the engine: MSET, DEL, a script with several keys; right behind it something that meets one of its parts. */
+void crowd_step(struct world *w)
+{
+	int key = (int)rnd(w, KEYS), first = key / KEYS_PER_TAG * KEYS_PER_TAG;
+	bool standalone = !w->side[authority_of(w, tag_of(key))].is_cluster, sets = one_in(w, 2);
+	unsigned n = 2 + (unsigned)rnd(w, 4);
+	char text[24];
+
+	if (w->profile.scripts && one_in(w, 4)) {
+		submit(w, resp_cat_words(sdsempty(), "EVAL", text_of(w, text, sizeof text, 512), "3", w->key[first], w->key[first + 1], w->key[first + 2], NULL), key);
+	} else {
+		sds s = resp_cat_len(sdsempty(), '*', 1 + n * (sets ? 2 : 1));
+		s = resp_cat_bulk(s, sets ? SLICE_LIT("MSET") : SLICE_LIT("DEL"));
+		for (unsigned i = 0; i < n; i++) {
+			int k = i == 0 ? key : standalone ? (int)rnd(w, KEYS) : first + (int)rnd(w, KEYS_PER_TAG);
+			s = resp_cat_bulk(s, slice(w->key[k], strlen(w->key[k])));
+			if (sets)
+				s = resp_cat_bulk(s, slice(text_of(w, text, sizeof text, 1000), strlen(text)));
+		}
+		submit(w, s, key);
+	}
+	for (unsigned i = (unsigned)rnd(w, 3); i > 0; i--)
+		client_command(w, standalone ? (int)rnd(w, KEYS) : first + (int)rnd(w, KEYS_PER_TAG));
+}
+
 /* --- past the proxy --- */
 
 static int own_key(struct world *w, struct cluster *c, struct server *n)

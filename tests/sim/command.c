@@ -90,6 +90,17 @@ static sds cmd_set(struct call *c)
 	return ok();
 }
 
+static sds cmd_mset(struct call *c)
+{
+	for (uint32_t i = 1; i + 1 < c->argc; i += 2) {
+		int key = key_index(c->w, c->argv[i]);
+		c->n->data[key] = (struct value){ .type = TYPE_STRING, .expire_ms = -1 };
+		put_text(&c->n->data[key], c->argv[i + 1]);
+		wrote(c, key);
+	}
+	return ok();
+}
+
 static sds cmd_get(struct call *c)
 {
 	if (!c->v->type)
@@ -426,7 +437,7 @@ static const struct {
 	{ "spop", cmd_spop, 1 },         { "del", cmd_del, 1 },         { "unlink", cmd_del, 1 },          { "rename", cmd_rename, 1 },
 	{ "copy", cmd_copy, 1 },         { "sunionstore", cmd_sunionstore, 1 }, { "pexpireat", cmd_pexpireat, 1 }, { "persist", cmd_persist, 1 },
 	{ "pexpiretime", cmd_pexpiretime, 1 }, { "dump", cmd_dump, 1 }, { "restore", cmd_restore, 1 },     { "eval", cmd_eval, 3 },
-	{ "pexpire", cmd_pexpire, 1 },   { "smove", cmd_smove, 1 },
+	{ "pexpire", cmd_pexpire, 1 },   { "smove", cmd_smove, 1 },   { "mset", cmd_mset, 1 },
 };
 
 sds command_execute(struct world *w, struct cluster *cluster, struct server *n, const struct slice *argv, uint32_t argc)

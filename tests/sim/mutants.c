@@ -46,6 +46,7 @@ static const struct mutant {
 	{ "order-route", false, "a slot is sent to another node while something is in flight at the former, if what moved it goes no more", 17 },
 	{ "order", false, "what was turned away goes behind a later command of its client", 17 },
 	{ "order-wide", false, "a command of several slots that was turned away keeps its order in its first slot only", 18 },
+	{ "crowd-order", false, "the parts of a write of many keys are made when it is their turn, whatever else of their slots comes before", 19 },
 	{ "cas-busy", false, "a copy is taken whose token was none, because a write is in flight again", 16 },
 	{ "cas-off", false, "copies are taken whatever their token", -1 },
 	{ "replies-off", false, "the follower's replies are not compared", 14 },

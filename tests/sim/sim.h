@@ -209,7 +209,7 @@ struct watcher {
 
 struct profile {
 	bool expires, foreign, hidden, cycles_mixed, scripts, moves, failovers, losses, kills, cluster[SIDES], flush, wide, small_inband, few_dirty, few_known, narrow, hot, calm, laggy, slow, stalls, marks, ack_both,
-	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless, unserved, alone_source;
+	     records_fail, dance, contagion, deaf, late, lag, eager, young, zombies, watch, alone, strays, forgets, careless, unserved, alone_source, crowds;
 	unsigned steps;
 };
 
@@ -305,6 +305,7 @@ struct req *client_req(struct world *w, sds bytes, const char *name, int key); /
 void client_submit(struct world *w, struct req *r);
 void hot_step(struct world *w);
 void dance_step(struct world *w);
+void crowd_step(struct world *w);
 void contagion_step(struct world *w);
 void foreign_write(struct world *w, struct cluster *c, struct server *n);
 void foreign_flush(struct world *w, struct cluster *c, struct server *n);

@@ -85,6 +85,10 @@ static void late_theme(struct profile *p)
 		p->wide = p->losses = p->alone_source = true;
 		p->foreign = p->flush = p->hidden = p->scripts = p->failovers = p->kills = p->marks = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
 		break;
+	case 19: /* writes of many keys, settled part by part, while writes, marks and flips meet their parts */
+		p->crowds = p->scripts = p->calm = true;
+		p->foreign = p->flush = p->hidden = p->failovers = p->losses = p->marks = p->kills = p->moves = p->narrow = p->slow = p->few_dirty = p->small_inband = false;
+		break;
 	default:
 		break;
 	}
@@ -195,6 +199,7 @@ static void draw_profile(struct world *w)
 	p->alone |= sim_theme < 0 && w->seed % 16 == 5;
 	p->unserved |= sim_theme < 0 && w->seed % 8 == 3;
 	p->alone_source |= sim_theme < 0 && w->seed % 16 == 6;
+	p->crowds |= sim_theme < 0 && w->seed % 4 == 2;
 	p->cluster[SIDE_SOURCE] = !one_in(w, 4) && !p->alone_source;
 	p->cluster[SIDE_TARGET] = !one_in(w, 4);
 	p->steps = 2000 + (unsigned)rnd(w, 6000);
@@ -204,7 +209,7 @@ void world_engine(struct world *w, const uint8_t *authority, bool mirror)
 {
 	const struct profile *p = &w->profile;
 	struct engine_options o = { .mirror = mirror, .ack_both = p->ack_both, .queue_max = p->narrow ? 400 : 1 << 20, .dirty_max = p->few_dirty ? 2 : 100,
-		.known_max = p->few_known ? 2 : 100, .request_max = 1 << 20, .inband_max = p->small_inband ? 60 : 1 << 20, .resend_us = 60000 };
+		.known_max = p->few_known ? 2 : 100, .request_max = 1 << 20, .inband_max = p->small_inband ? 60 : 1 << 20, .resend_us = 60000, .crowd_least = p->crowds ? 2 : 0 };
 	static uint8_t mine[SLOTS];
 	static bool synced[SLOTS];
 	struct engine_io io;
@@ -378,6 +383,8 @@ static void step(struct world *w, bool hot)
 			client_step(w);
 		if (w->load && w->profile.contagion && one_in(w, 10))
 			contagion_step(w);
+		if (w->load && w->profile.crowds && one_in(w, 3))
+			crowd_step(w);
 		if (w->load && w->profile.dance && one_in(w, 3))
 			dance_step(w);
 	} else if (lot < 16) {
