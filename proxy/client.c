@@ -17,11 +17,11 @@
 #include "proxy/knot.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"
+#include "proxy/stream.h"
 #include "resp/convert.h"
 #include "resp/write.h"
 
 #define READ_ROOM_MIN 4096 /* a read is given at least this much */
-#define ACCEPTS_PER_TURN 64
 #define HANDSHAKE_LIMIT_S 5.0 /* who has not shown by then that it speaks TLS is closed */
 #define BELIEVED_MAX (1024 * 1024) /* bytes that a request may announce and be given room for at once */
 
@@ -193,6 +193,7 @@ static void client_drop(struct client *c)
 			req_free(w, r);
 	}
 	c->head = c->tail = NULL;
+	c->streaming = false;
 	if (c->again)
 		later_forget(w, c);
 	client_flush_soon(w, c);
@@ -304,7 +305,7 @@ static void emit(struct worker *w, struct client *c, struct req *r)
 	outq_add(&c->out, r->reply, r->reply_len, r->reply_block);
 }
 
-static void output_over(struct client *c, const char *why, size_t bytes)
+void client_output_over(struct client *c, const char *why, size_t bytes)
 {
 	if (c->worker->handing && handover_stopped(c->worker)) /* its descriptor is being given away */
 		return;
@@ -341,19 +342,24 @@ void client_done(struct worker *w, struct req *r)
 	}
 	if (c->parked == r)
 		unparked(w, c);
-	if (__builtin_expect(r->knot, 0) && knot_untie(c, r)) {
-		c->held = false;
-		client_again_soon(w, c);
+	if (__builtin_expect(r->knot, 0)) {
+		r->knot = false;
+		if (knot_untie(c, r)) {
+			c->held = false;
+			client_again_soon(w, c);
+		}
 	}
 	c->unsent += r->reply_len;
 	if (c->head != r) {
 		if (c->unsent > (size_t)w->fleet->config->client_output_max)
-			output_over(c, "waits for a reply that others are behind", c->unsent);
+			client_output_over(c, "waits for a reply that others are behind", c->unsent);
 		return;
 	}
 	while ((r = c->head) && r->done) {
 		c->unsent -= r->reply_len;
 		emit(w, c, r);
+		if (__builtin_expect(r->stream != NULL, 0) && !stream_emit(c, r))
+			break;
 		if (r->subscribes)
 			pubsub_shown(c);
 		c->head = r->next;
@@ -365,6 +371,28 @@ void client_done(struct worker *w, struct req *r)
 	client_flush_soon(w, c);
 	if (c->parked && c->parked == c->head && c->parked->waiting)
 		waiting_begin(c->parked->waiting);
+}
+
+void client_goes_on(struct worker *w, struct client *c)
+{
+	client_done(w, c->head); /* of which nothing is left to do but to give on what has come */
+}
+
+struct outq *client_pushes(struct client *c)
+{
+	return __builtin_expect(c->streaming, 0) ? &c->head->stream->behind : &c->out;
+}
+
+/* There may be room for more of its reply. False: too much waits for it to read, it is closed. */
+static bool stream_flushed(struct worker *w, struct client *c)
+{
+	size_t behind = c->unsent + client_pushes(c)->bytes;
+
+	if (c->out.bytes + behind > (size_t)w->fleet->config->client_output_max)
+		client_output_over(c, "does not read a large reply", c->out.bytes + behind);
+	else if (stream_may_go_on(c))
+		client_goes_on(w, c);
+	return !is_dead(c);
 }
 
 void client_reply(struct worker *w, struct client *c, sds reply)
@@ -643,10 +671,12 @@ static void flush_one(struct worker *w, struct client *c)
 		client_drop(c);
 		return;
 	}
+	if (__builtin_expect(c->streaming, 0) && !stream_flushed(w, c))
+		return;
 	if (!outq_empty(&c->out)) {
 		ev_io_start(w->loop, &c->writer);
 		if (c->out.bytes > (size_t)w->fleet->config->client_output_max)
-			output_over(c, "does not read its replies", c->out.bytes);
+			client_output_over(c, "does not read its replies", c->out.bytes);
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
@@ -696,77 +726,7 @@ void clients_flush(struct worker *w)
 	}
 }
 
-/* --- accepting --- */
-
-static void refuse(int fd, bool tls)
-{
-	static const char text[] = "-ERR max number of clients reached\r\n";
-
-	if (!tls && send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		log_debug("the refusal of a client could not be written: %s", strerror(errno));
-	close(fd);
-}
-
-static void on_accept_again(struct ev_loop *loop, ev_timer *t, int revents)
-{
-	struct worker *w = t->data;
-
-	(void)revents;
-	ev_timer_stop(loop, t);
-	for (unsigned i = 0; i < w->nlisteners; i++)
-		ev_io_start(loop, &w->listeners[i].io);
-}
-
-static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
-{
-	struct listener *l = (struct listener *)io;
-	struct worker *w = l->worker;
-
-	(void)revents;
-	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-		int fd = accept4(io->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd < 0) {
-			if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
-				return;
-			log_limited(LOG_WARNING, "no client can be accepted: %s", strerror(errno));
-			for (unsigned k = 0; k < w->nlisteners; k++)
-				ev_io_stop(loop, &w->listeners[k].io);
-			ev_timer_again(loop, &w->accept_again); /* the kernel keeps them in the queue meanwhile */
-			return;
-		}
-		if (atomic_load(&w->fleet->nclients) >= (uint64_t)atomic_load(&w->fleet->maxclients)) {
-			refuse(fd, l->tls);
-			continue;
-		}
-		client_new(w, fd, l->tls);
-	}
-}
-
-void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n)
-{
-	w->listeners = calloc(n, sizeof *w->listeners);
-	w->nlisteners = n;
-	for (unsigned i = 0; i < n; i++) {
-		struct listener *l = &w->listeners[i];
-		l->worker = w;
-		l->tls = fds[i].tls;
-		ev_io_init(&l->io, on_accept, fds[i].fd, EV_READ);
-		ev_io_start(w->loop, &l->io);
-	}
-	ev_init(&w->accept_again, on_accept_again);
-	w->accept_again.repeat = 0.1;
-	w->accept_again.data = w;
-}
-
-void clients_close_listeners(struct worker *w)
-{
-	for (unsigned i = 0; i < w->nlisteners; i++)
-		ev_io_stop(w->loop, &w->listeners[i].io);
-	ev_timer_stop(w->loop, &w->accept_again);
-	free(w->listeners);
-	w->listeners = NULL;
-	w->nlisteners = 0;
-}
+/* --- all of them --- */
 
 void clients_close_idle(struct worker *w)
 {

@@ -38,6 +38,7 @@ struct client {
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
 	bool held;                 /* CLIENT PAUSE, or a knot: its next request waits */
+	bool streaming;            /* the first of its requests has a reply that is still coming (stream.h): nothing else may be put into `out` */
 	bool flushing, again;      /* in the worker's lists: flush; again, or later */
 	struct client *flush_next, *again_next;
 	struct outq out;
@@ -80,6 +81,9 @@ bool client_is_quiet(const struct client *c); /* what it is answered now it does
 void client_hold_for(struct worker *w, struct client *c, struct req *r);
 void client_close_after_replies(struct worker *w, struct client *c);
 void client_flush_soon(struct worker *w, struct client *c);
+struct outq *client_pushes(struct client *c); /* where what is no reply goes, and then client_flush_soon */
+void client_output_over(struct client *c, const char *why, size_t bytes); /* closes it: so many wait for it to read */
+void client_goes_on(struct worker *w, struct client *c); /* more of a reply that comes in pieces is there */
 void client_end(struct client *c); /* at once */
 
 /* permit.c */

@@ -509,6 +509,11 @@ static void on_reply(void *arg, const struct reply *reply)
 	park_after(e);
 }
 
+struct req *engine_req_of(reply_fn *fn, void *arg)
+{
+	return fn == on_reply || fn == on_block_reply ? arg : NULL;
+}
+
 /* --- turns --- */
 
 static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)

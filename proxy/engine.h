@@ -82,6 +82,12 @@ void engine_key_changed(struct engine *e, enum side side, struct slice key, uint
 void engine_unseen(struct engine *e);          /* changes to keys waited for may have been missed: a connection came up, a flush */
 void engine_watch_lost(struct engine *e);      /* io->watch is asked again */
 int64_t engine_due_us(const struct engine *e); /* engine_turn is wanted then; 0: at no certain time */
+/* engine_aside.c: large replies that are passed on as they come, while nothing is mirrored. */
+struct req *engine_streams(const struct engine *e, reply_fn *fn, void *arg); /* whose reply this is, if its head alone is an answer to the engine; NULL: it has to be whole */
+/* What is awaited on a connection that new requests do not take any more: may it be left there? Then each of it leaves. */
+bool engine_may_leave(reply_fn *fn, void *arg);
+void engine_leave(struct engine *e, reply_fn *fn, void *arg);
+bool engine_comes_to_rest(const struct engine *e); /* something waits until nothing is in flight */
 void engine_mirror(struct engine *e, bool on);
 bool engine_is_mirroring(const struct engine *e);
 void engine_route_changed(struct engine *e, uint16_t slot); /* another node from now on: order is kept */

@@ -323,6 +323,8 @@ int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc); /* 
 bool engine_reply_is_passing(const struct reply *r); /* an error about the state of a node: later it may be served */
 void engine_answer(struct engine *e, struct req *r);  /* engine_park.c */
 
+struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
+
 /* engine_park.c */
 void park_arrive(struct engine *e, struct req *r);
 void park_touched(struct engine *e, const struct req *r); /* a write of ours is on its way */

@@ -41,6 +41,7 @@ struct worker_stats {
 	_Atomic int64_t dirty_age_us;  /* of the key that is dirty for the longest time, 0 = none */
 	_Atomic uint64_t blocked;      /* clients parked at this owner */
 	_Atomic uint64_t errors_upstream, unknown_outcome;
+	_Atomic uint64_t large, large_held, large_held_most; /* large values passed on as they came; bytes of them held now, and at most at one time */
 	struct latency latency[SIDES]; /* of requests at each side: the pace of copying gives way by those at the authority, which are the clients' */
 };
 

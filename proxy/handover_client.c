@@ -67,6 +67,8 @@ static bool all_between_requests(struct worker *w)
 	for (struct client *c = w->clients; c; c = c->next) {
 		if (c->parked && !c->parked->leaves)
 			blocked_leave(w, c, UNPARK_END);
+		if (c->streaming) /* all of it moves into its queue */
+			client_flush_soon(w, c);
 		all &= is_dead(c) || !c->head;
 	}
 	return all && !w->cuts && !w->later_clients && !w->flush_clients && !w->again_clients;

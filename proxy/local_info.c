@@ -164,8 +164,9 @@ static sds crossfade(sds s, struct worker *w, const struct identity *id)
 			    "crossfade_mismatches:%llu\r\ncrossfade_snapshots:%llu\r\ncrossfade_foreign:%llu\r\n", SUM_LLU(w, effects), SUM_LLU(w, queued),
 			 SUM_LLU(w, queued_bytes), (long long)(lag / 1000), SUM_LLU(w, mismatches), SUM_LLU(w, snapshots), SUM_LLU(w, foreign));
 	return sdscatprintf(s, "crossfade_dirty_keys:%llu\r\ncrossfade_dirty_slots:%llu\r\ncrossfade_errors_upstream:%llu\r\n"
-			       "crossfade_unknown_outcome:%llu\r\n", SUM_LLU(w, dirty_keys), SUM_LLU(w, dirty_slots), SUM_LLU(w, errors_upstream),
-			    SUM_LLU(w, unknown_outcome));
+			       "crossfade_unknown_outcome:%llu\r\ncrossfade_large:%llu\r\ncrossfade_large_held:%llu\r\ncrossfade_large_held_most:%llu\r\n",
+			    SUM_LLU(w, dirty_keys), SUM_LLU(w, dirty_slots), SUM_LLU(w, errors_upstream), SUM_LLU(w, unknown_outcome), SUM_LLU(w, large),
+			    SUM_LLU(w, large_held), SUM_LLU(w, large_held_most));
 }
 
 static const struct section {

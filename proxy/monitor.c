@@ -94,7 +94,7 @@ static void give(struct worker *w, struct block *b)
 		struct client *c = w->monitor_clients[i];
 		if (c->reader.fd < 0)
 			continue;
-		outq_add(&c->out, b->data, b->used, b);
+		outq_add(client_pushes(c), b->data, b->used, b);
 		client_flush_soon(w, c);
 	}
 }

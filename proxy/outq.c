@@ -121,6 +121,15 @@ ssize_t outq_write(struct outq *q, int fd, struct tls *tls)
 	return total;
 }
 
+void outq_join(struct outq *q, struct outq *behind)
+{
+	*(q->tail ? &q->tail->next : &q->head) = behind->head;
+	if (behind->tail)
+		q->tail = behind->tail;
+	q->bytes += behind->bytes;
+	*behind = (struct outq){ NULL, NULL, 0 };
+}
+
 void outq_clear(struct outq *q)
 {
 	while (q->head)

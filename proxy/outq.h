@@ -31,6 +31,7 @@ void outq_add(struct outq *q, const char *p, size_t n, struct block *holder); /*
 /* Writes what the socket takes now. >= 0: bytes written; -1: errno (EAGAIN is 0 bytes, not an error). tls NULL: plain. */
 ssize_t outq_write(struct outq *q, int fd, struct tls *tls);
 void outq_clear(struct outq *q);
+void outq_join(struct outq *q, struct outq *behind); /* empties the second */
 void outq_pool_release(void);
 size_t outq_pool_trim(void); /* as block_pool_trim() */
 

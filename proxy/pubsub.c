@@ -224,10 +224,10 @@ void topic_give(struct topic *t, struct slice push, struct block *block)
 		if (l->ordinal > c->pubsub->shown || c->reader.fd < 0)
 			continue;
 		if (c->proto == 2) {
-			outq_add(&c->out, "*", 1, NULL);
-			outq_add(&c->out, push.p + 1, push.n - 1, block);
+			outq_add(client_pushes(c), "*", 1, NULL);
+			outq_add(client_pushes(c), push.p + 1, push.n - 1, block);
 		} else {
-			outq_add(&c->out, push.p, push.n, block);
+			outq_add(client_pushes(c), push.p, push.n, block);
 		}
 		client_flush_soon(t->pubsub->worker, c);
 	}

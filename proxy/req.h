@@ -47,6 +47,7 @@ struct req {
 	struct engine *engine;      /* the owner's, while it has the request */
 	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
 	struct waiter *waiter;      /* the owner's own: a try of the engine for a client that waits (park.h) */
+	struct stream *stream;      /* the rest of the answer, which is still coming (stream.h); NULL: it is whole */
 	struct waiting *waiting;    /* home's own: a WAIT that is not answered yet (waiting.c) */
 	uint64_t ticket;            /* waits: by which home speaks of it, for its answer may be on the way */
 	struct block *reply_block;  /* the answer, once done */

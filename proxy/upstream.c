@@ -13,6 +13,7 @@
 
 #define BACKOFF_MIN_S 0.05
 #define BACKOFF_MAX_S 1.0
+#define LARGE_PER_TURN (256 * 1024) /* of a large reply that is taken as it comes: others are not to notice */
 #define READ_PER_TURN (1024 * 1024) /* bytes; what else is there waits for the next turn, behind what others sent */
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
@@ -100,7 +101,7 @@ size_t upstream_tidy(struct upstream *u)
 {
 	size_t freed = u->fifo_cap * sizeof *u->fifo;
 
-	if (u->fifo_n)
+	if (u->fifo_n || u->rest)
 		return 0;
 	free(u->fifo);
 	u->fifo = NULL;
@@ -154,6 +155,16 @@ static void close_reset(struct upstream *u)
 	u->fd = -1;
 }
 
+/* The last piece has come, or none will come any more. */
+static void large_ends(struct upstream *u, bool whole)
+{
+	if (!whole && !u->rest)
+		return;
+	u->rest = 0;
+	u->stopped = false;
+	u->owner->large_over(u->owner->ctx, u, whole);
+}
+
 /* One that never was up has sent nothing that could still arrive: then the predecessor, if any, stays the one to be made sure of. */
 static void forget_connection(struct upstream *u)
 {
@@ -166,6 +177,7 @@ static void forget_connection(struct upstream *u)
 	u->flushes = u->nulls_due = 0;
 	u->sample_at = 0;
 	close_reset(u);
+	large_ends(u, false);
 	block_unref(u->in);
 	u->in = NULL;
 	u->in_off = 0;
@@ -187,6 +199,8 @@ void upstream_give_up(struct upstream *u, const char *why)
 	u->failures++;
 	u->retry_at = now(u) + (wait < BACKOFF_MAX_S ? wait : BACKOFF_MAX_S);
 	set_state(u, UPSTREAM_DOWN);
+	if (u->owner->gone)
+		u->owner->gone(u->owner->ctx, u);
 	fail_all(u);
 	u->owner->lost(u->owner->ctx, u, u->why, was_up);
 }
@@ -202,6 +216,7 @@ void upstream_close(struct upstream *u)
 void upstream_free(struct upstream *u)
 {
 	upstream_close(u);
+	sdsfree(u->orphans);
 	free(u->fifo);
 	free(u);
 }
@@ -339,6 +354,10 @@ static void greet_more(struct upstream *u)
 		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
 		u->greeting_left++;
 	}
+	if (u->orphans && strcmp(u->orphans_run_id, u->run_id) == 0) {
+		s = sdscatsds(s, u->orphans);
+		u->greeting_left += u->norphans;
+	}
 	if (!u->owner->formers || u->formers_gone) {
 		greet_last(u, s);
 		return;
@@ -353,6 +372,7 @@ static void arrive(struct upstream *u)
 {
 	u->failures = 0;
 	u->zombie_id = 0;
+	upstream_orphans_ended(u);
 	u->formers_gone = true;
 	u->progress = now(u);
 	set_state(u, UPSTREAM_UP);
@@ -474,12 +494,33 @@ static void make_room(struct upstream *u)
 	u->in_off = 0;
 }
 
+const struct await *upstream_awaits(const struct upstream *u, uint32_t i)
+{
+	return &u->fifo[(u->fifo_head + i) & (u->fifo_cap - 1)];
+}
+
+/* The head of a reply stands at in_off, and announces a large bulk. True: what is there is an answer by itself, and the rest will be given on in pieces. */
+static bool large_begins(struct upstream *u)
+{
+	const char *p = u->in->data + u->in_off;
+	size_t have = u->in->used - u->in_off;
+
+	if (*p != '$' || u->state != UPSTREAM_UP || !u->fifo_n || u->fifo[u->fifo_head].replies != 1 || !u->owner->large(u->owner->ctx, u))
+		return false;
+	u->rest = u->parser.need - have;
+	u->parser.used = have;
+	u->end[0] = u->end[1] = '\0';
+	if (u->rest < 2)
+		u->end[1] = p[have - 1];
+	return true;
+}
+
 static bool parse(struct upstream *u)
 {
 	while (u->in_off < u->in->used) {
 		const char *p = u->in->data + u->in_off;
 		enum resp_status s = resp_reply_parse(&u->parser, p, u->in->used - u->in_off);
-		if (s == RESP_MORE)
+		if (s == RESP_MORE && (u->parser.need < u->owner->large_least || !u->owner->large_least || !large_begins(u)))
 			break;
 		if (s == RESP_BAD) {
 			upstream_give_up(u, u->parser.error ? u->parser.error : "it does not speak RESP3");
@@ -506,6 +547,78 @@ static bool parse(struct upstream *u)
 	return true;
 }
 
+static void read_failed(struct upstream *u, ssize_t n)
+{
+	if (n < 0 && u->tls && tls_read_wants_write(u->tls))
+		ev_io_start(u->owner->loop, &u->writer);
+	if (n == 0 || (errno != EAGAIN && errno != EINTR))
+		upstream_give_up(u, n ? transport_why(u->tls, errno) : "it closed the connection");
+}
+
+static void large_room(struct upstream *u)
+{
+	if (u->in && block_is_sole(u->in))
+		u->in->used = 0;
+	if (!u->in || u->in->used == u->in->cap) {
+		block_unref(u->in);
+		u->in = block_new(BLOCK_LARGE);
+	}
+	u->in_off = u->in->used;
+}
+
+/* n bytes of the rest of a large reply stand at in_off. False: no more now. */
+static bool large_piece(struct upstream *u, size_t n)
+{
+	const char *p = u->in->data + u->in_off;
+
+	u->in->used = u->in_off += n;
+	u->end[0] = n > 1 ? p[n - 2] : u->end[1];
+	u->end[1] = p[n - 1];
+	if (n == u->rest && (u->end[0] != '\r' || u->end[1] != '\n')) {
+		upstream_give_up(u, "bulk without its end in reply");
+		return false;
+	}
+	u->rest -= n;
+	if (u->owner->piece(u->owner->ctx, u, p, n, u->in) || !u->rest)
+		return true;
+	u->stopped = true;
+	ev_io_stop(u->owner->loop, &u->reader);
+	return false;
+}
+
+/* True: the large reply is whole, and there may be more behind it. */
+static bool read_large(struct upstream *u)
+{
+	for (size_t got = 0; u->rest;) {
+		if (got >= LARGE_PER_TURN && !transport_pending(u->tls))
+			return false;
+		large_room(u);
+		size_t room = u->in->cap - u->in->used;
+		ssize_t n = transport_read(u->fd, u->tls, u->in->data + u->in->used, room < u->rest ? room : (size_t)u->rest);
+		if (n <= 0) {
+			read_failed(u, n);
+			return false;
+		}
+		u->progress = now(u);
+		got += (size_t)n;
+		if (!large_piece(u, (size_t)n))
+			return false;
+	}
+	large_ends(u, true);
+	return true;
+}
+
+void upstream_read_on(struct upstream *u)
+{
+	if (!u->stopped)
+		return;
+	u->stopped = false;
+	u->progress = now(u);
+	ev_io_start(u->owner->loop, &u->reader);
+	if (transport_pending(u->tls)) /* no poll tells of it */
+		ev_feed_event(u->owner->loop, &u->reader, EV_READ);
+}
+
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 {
 	struct upstream *u = w->data;
@@ -516,23 +629,21 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 		shake_hands(u);
 		return;
 	}
+	if (u->rest && (u->stopped || !read_large(u)))
+		return;
 	for (size_t got = 0; got < READ_PER_TURN || transport_pending(u->tls);) {
 		if (!u->in || u->in->used == u->in->cap || u->parser.need > u->in->cap - u->in_off)
 			make_room(u);
 		size_t room = u->in->cap - u->in->used;
 		ssize_t n = transport_read(u->fd, u->tls, u->in->data + u->in->used, room);
-		if (n < 0 && u->tls && tls_read_wants_write(u->tls))
-			ev_io_start(u->owner->loop, &u->writer);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			return;
 		if (n <= 0) {
-			upstream_give_up(u, n ? transport_why(u->tls, errno) : "it closed the connection");
+			read_failed(u, n);
 			return;
 		}
 		u->in->used += (size_t)n;
 		got += (size_t)n;
 		u->progress = now(u);
-		if (!parse(u))
+		if (!parse(u) || (u->rest && !read_large(u)))
 			return;
 		if ((size_t)n < room && !transport_pending(u->tls))
 			return;
@@ -643,51 +754,8 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 		upstream_give_up(u, "it did not answer to TLS in time: does it speak TLS?");
 	} else if (u->state != UPSTREAM_UP) {
 		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
-	} else if (u->fifo_n && now(u) - u->progress > u->owner->reply_timeout_s) {
+	} else if ((u->fifo_n || u->rest) && !u->stopped && now(u) - u->progress > u->owner->reply_timeout_s) {
 		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
 		upstream_give_up(u, why);
 	}
-}
-
-/* --- flushes of our own --- */
-
-void upstream_expect_flush(struct upstream *u)
-{
-	if (!u->watching)
-		return;
-	u->flushes++;
-	u->nulls_due++;
-}
-
-bool upstream_take_flush(struct upstream *u)
-{
-	if (!u->nulls_due)
-		return false;
-	u->nulls_due--;
-	return true;
-}
-
-static void on_flush_seen(void *arg, const struct reply *r)
-{
-	struct upstream *u = arg;
-
-	if (r->p && u->flushes && --u->flushes == 0)
-		u->nulls_due = 0;
-}
-
-bool upstream_flush_ends(struct upstream *u, bool done)
-{
-	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
-
-	if (!u->flushes)
-		return false;
-	if (done) {
-		upstream_send(u, UPSTREAM_ANY_DB, ping, sizeof ping - 1, NULL, 1, on_flush_seen, u);
-		return false;
-	}
-	u->flushes--;
-	if (!u->nulls_due)
-		return true;
-	u->nulls_due--;
-	return false;
 }

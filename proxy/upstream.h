@@ -11,6 +11,9 @@
  *                      ▲              │         │
  *                      └─ retry ── DOWN ◄───────┘
  *
+ * A reply that is one bulk of at least owner->large_least bytes may be taken as it comes (owner->large): its head is its answer, the rest goes to owner->piece, read no faster than that
+ * takes it; what is behind it waits.
+ *
  * While it is DOWN commands fail at the next turn; each attempt to send after the back-off tries to connect. Thread: the worker's. */
 #ifndef CROSSFADE_UPSTREAM_H
 #define CROSSFADE_UPSTREAM_H
@@ -38,6 +41,7 @@ struct await { /* what is expected of the server, in order */
 
 struct upstream;
 
+struct stream;
 struct upstream_owner { /* the worker */
 	void *ctx;
 	struct ev_loop *loop;
@@ -54,6 +58,12 @@ struct upstream_owner { /* the worker */
 	bool (*pushed)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push; true: it is the answer that is awaited first */
 	void (*up)(void *ctx, struct upstream *u);
 	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
+	/* The answer to what is awaited first has begun, and it is large: is it taken as it comes? Then large_over follows all pieces, or the loss of the connection. */
+	size_t large_least;                                           /* 0: never asked */
+	bool (*large)(void *ctx, struct upstream *u);
+	bool (*piece)(void *ctx, struct upstream *u, const char *p, size_t n, struct block *block); /* false: no more before upstream_read_on */
+	void (*large_over)(void *ctx, struct upstream *u, bool whole);
+	void (*gone)(void *ctx, struct upstream *u);                  /* NULL, or called when it has been given up, before what is awaited is answered */
 	struct latency *latency;                                      /* by side; NULL: nobody looks at it */
 };
 
@@ -79,6 +89,10 @@ struct upstream {
 	struct block *in;
 	size_t in_off;
 	struct resp_reply parser;
+	uint64_t rest;           /* bytes to come of the reply that is taken as it comes; 0: none is */
+	char end[2];             /* the last two of it that came */
+	bool stopped;            /* its pieces have to be taken first */
+	struct stream *stream;   /* the owner's: to whom it goes */
 	ev_tstamp progress;      /* last time something was read, or the first await began */
 	ev_tstamp retry_at;
 	unsigned failures;
@@ -95,6 +109,9 @@ struct upstream {
 	int64_t client_id;       /* of this connection at the server; 0 unknown */
 	int64_t zombie_id;       /* of the one given up before */
 	char run_id[44], zombie_run_id[44];
+	sds orphans;             /* CLIENT KILLs of connections beside this one that were given up; NULL: none */
+	unsigned norphans, orphans_due; /* how many; of those that were sent here, answers to come */
+	char orphans_run_id[44];
 	/* latency sample */
 	ev_tstamp sample_at;
 	uint64_t sample_start;
@@ -108,7 +125,7 @@ void upstream_watch(struct upstream *u, bool on); /* wanted from the next connec
 /* db: what the commands are about; a SELECT goes before them if another one was meant last. One that is refused gives the connection up. */
 #define UPSTREAM_ANY_DB (-1) /* they look at no database */
 void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
-/* A FLUSHALL of ours is reported to us, too: one push for each, before its end's PING comes back. */
+/* upstream_flushes.c: a FLUSHALL of ours is reported to us, too: one push for each, before its end's PING comes back. */
 void upstream_expect_flush(struct upstream *u);
 bool upstream_take_flush(struct upstream *u); /* a push about a flush has come: is it ours? */
 bool upstream_flush_ends(struct upstream *u, bool done); /* done: every node did it; else none is ours from now on, true: one was taken for ours */
@@ -116,6 +133,11 @@ void upstream_flush(struct upstream *u);
 size_t upstream_tidy(struct upstream *u); /* while nothing is awaited: gives its buffers back; returns the bytes that were freed, beside blocks */
 void upstream_close(struct upstream *u);  /* not needed any more; opens again when it is sent something */
 void upstream_give_up(struct upstream *u, const char *why);
+const struct await *upstream_awaits(const struct upstream *u, uint32_t i); /* the i-th, of fifo_n */
+void upstream_read_on(struct upstream *u); /* what piece() wanted to be taken first has been */
+/* upstream_orphans.c: one to the same node beside it was given up, or takes its place in doing so: before anything that is sent here later the server forgets those (race 7). */
+void upstream_inherit(struct upstream *u, const struct upstream *other);
+void upstream_orphans_ended(struct upstream *u); /* upstream.c: it is up, and its greeting has ended them */
 
 static inline bool upstream_is_up(const struct upstream *u)
 {

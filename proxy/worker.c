@@ -7,6 +7,7 @@
 
 #include "backfill/own_keys.h"
 #include "proxy/alone.h"
+#include "proxy/aside.h"
 #include "proxy/client.h"
 #include "proxy/cut.h"
 #include "proxy/handover_client.h"
@@ -15,6 +16,7 @@
 #include "proxy/watch.h"
 #include "proxy/monitor.h"
 #include "proxy/pause.h"
+#include "proxy/stream.h"
 #include "proxy/tracking.h"
 #include "proxy/waitaof.h"
 #include "resp/parse.h"
@@ -56,6 +58,8 @@ void req_free(struct worker *w, struct req *r)
 	block_unref(r->block);
 	block_unref(r->reply_block);
 	free(r->wide);
+	if (__builtin_expect(r->stream != NULL, 0))
+		stream_abandon(r->stream);
 	if (__builtin_expect(r->written != NULL, 0))
 		tracking_write_ended(w, r->written);
 	r->written = NULL;
@@ -412,7 +416,7 @@ static void mirror_turn(struct worker *w)
 {
 	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
 
-	if (!w->mirror_wanted || w->mirror_answers)
+	if (!w->mirror_wanted || w->mirror_answers || asides_busy(w))
 		return;
 	enum side side = fleet_authority(w->fleet, 0);
 	struct topology *t = w->topology[side];
@@ -548,6 +552,8 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	cuts_turn(w);
 	clients_next_share(w);
 	mirror_turn(w);
+	if (w->asides)
+		asides_turn(w);
 	pubsub_turn(w->pubsub);
 	tracking_turn(w);
 	while (has_work(w)) {
@@ -649,6 +655,7 @@ void worker_init(struct worker *w)
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
 		.flush_soon = owner_flush_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
+		.large_least = STREAM_LEAST, .large = stream_begins, .piece = stream_piece, .large_over = stream_over,
 		.latency = w->stats->latency,
 	};
 	resp_request_init(&w->parser, &resp_default_limits);
@@ -701,6 +708,7 @@ void *worker_main(void *arg)
 	for (uint16_t i = 0; i < w->nupstreams; i++) /* all first: an answer that is lost may look at another one */
 		upstream_close(w->upstreams[i]);
 	watch_connections_free(w);
+	asides_free(w);
 	for (uint16_t i = 0; i < w->nupstreams; i++)
 		upstream_free(w->upstreams[i]);
 	outq_pool_release();
@@ -720,6 +728,7 @@ void worker_release(struct worker *w)
 			split_free(r->split);
 		free(r);
 	}
+	streams_free(w);
 	engine_free(w->engine);
 	alone_free(w);
 	watches_free(w);

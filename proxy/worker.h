@@ -22,6 +22,8 @@
 
 struct alone;
 struct alone_part;
+struct asides;
+struct stream;
 struct client;
 struct cut;
 struct fleet;
@@ -56,6 +58,8 @@ struct worker {
 	struct db_set used;          /* databases seen to hold keys, on either side */
 	struct alone *alone;         /* the conductor's: commands that run alone, the first is under way (alone.c) */
 	struct alone_part *alone_part; /* of the one under way; NULL: none */
+	struct asides *asides;       /* aside.h; NULL: there never was one */
+	struct stream *streams;      /* large replies that come on its connections (stream.h) */
 	bool finished;               /* the follower's side is not spoken to any more */
 	struct waitaof *waitaof;     /* those that were ever taken */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
@@ -207,9 +211,11 @@ void fleet_tell_handing(struct worker *w, unsigned stage);
 /* worker_engine.c: the engine's I/O */
 void worker_engine_io(struct worker *w, struct engine_io *io);
 
-/* client.c */
+/* accept.c */
 void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n);
 void clients_close_listeners(struct worker *w);
+
+/* client.c */
 void clients_take_acl(struct worker *w, struct acl *fresh); /* permit.c; takes the reference */
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);

@@ -1,5 +1,5 @@
 /* fuzz_upstream.c - a server's stream into a data connection, in two pieces, whatever it holds: every command is answered exactly as often as was asked, with the server's reply
- * or as lost, and a connection that got what nobody asked for is given up.
+ * or as lost, and a connection that got what nobody asked for is given up. Bulks that count as large here are taken as they come, now and then not at once.
  *
  * The server is a Unix socket of our own. The first byte says where the stream is cut. */
 #include <errno.h>
@@ -19,6 +19,7 @@
 #define CHECK(cond) do { if (!(cond)) abort(); } while (0)
 #define COMMANDS 4
 #define LOOPS 6
+#define LARGE 40
 
 static struct {
 	struct ev_loop *loop;
@@ -28,6 +29,8 @@ static struct {
 	struct upstream *to_flush;
 	unsigned answers[COMMANDS];
 	struct latency latency[SIDES];
+	uint64_t rest;       /* of a large reply, after the piece that came last; 0: there is none, or all came */
+	unsigned large, over, pieces;
 } t;
 
 static const unsigned wanted[COMMANDS] = { 1, 2, 1, 3 };
@@ -70,6 +73,30 @@ static void lost(void *ctx, struct upstream *u, const char *why, bool was_up)
 	CHECK(u->state == UPSTREAM_DOWN && *why);
 }
 
+static bool large(void *ctx, struct upstream *u)
+{
+	(void)ctx;
+	CHECK(!u->rest && t.large == t.over && u->fifo_n && upstream_awaits(u, 0)->replies == 1);
+	if (upstream_awaits(u, 0)->arg == &t.answers[2])
+		return false;
+	t.large++;
+	return true;
+}
+
+static bool piece(void *ctx, struct upstream *u, const char *p, size_t n, struct block *block)
+{
+	(void)ctx;
+	CHECK(n && t.large == t.over + 1 && p >= block->data && p + n <= block->data + block->used && u->rest + n >= n);
+	t.rest = u->rest;
+	return ++t.pieces % 2;
+}
+
+static void large_over(void *ctx, struct upstream *u, bool whole)
+{
+	(void)ctx;
+	CHECK(t.large == ++t.over && !u->rest && (!whole || !t.rest));
+}
+
 static void answered(void *arg, const struct reply *r)
 {
 	unsigned *n = arg;
@@ -94,6 +121,7 @@ static void begin(void)
 static void run(struct upstream *u)
 {
 	for (int i = 0; i < LOOPS; i++) {
+		upstream_read_on(u);
 		if (t.to_flush) {
 			u->flushing = false;
 			t.to_flush = NULL;
@@ -120,7 +148,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct upstream_owner owner = { .client_name = "fuzz", .connect_timeout_s = 10, .reply_timeout_s = 10, .user = nobody, .password = nobody, .flush_soon = flush_soon,
-					.formers = formers, .pushed = pushed, .up = up, .lost = lost, .latency = t.latency };
+					.formers = formers, .pushed = pushed, .up = up, .lost = lost, .latency = t.latency,
+					.large_least = LARGE, .large = large, .piece = piece, .large_over = large_over };
 
 	if (size < 1 || size > 4000)
 		return 0;
@@ -129,6 +158,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	owner.loop = t.loop;
 	t.to_flush = NULL;
 	memset(t.answers, 0, sizeof t.answers);
+	t.large = t.over = t.pieces = 0;
 	struct upstream *u = upstream_new(&owner, SIDE_SOURCE, "server");
 	size_t cut = *data++ * --size / 256;
 	upstream_set_addr(u, &t.addr, t.addr_len);
@@ -145,6 +175,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	upstream_free(u);
 	for (unsigned i = 0; i < COMMANDS; i++)
 		CHECK(t.answers[i] == wanted[i]);
+	CHECK(t.large == t.over);
 	close(server);
 	return 0;
 }
