@@ -75,11 +75,12 @@ class Stage:
     def __init__(self, fault=""):
         self.fault, self.world, self.wants = fault, None, None
 
-    def world_for(self, row):
-        wants = (row.replicas, tuple(sorted(row.options.items())))
+    def world_for(self, row, seed, unit):
+        options = row.options(seed, unit) if callable(row.options) else row.options
+        wants = (row.replicas, tuple(sorted(options.items())))
         if self.world is None or self.wants != wants:
             self.close()
-            self.world, self.wants = World(replicas=row.replicas, fault=self.fault, **row.options), wants
+            self.world, self.wants = World(replicas=row.replicas, fault=self.fault, **options), wants
         return self.world
 
     def close(self):
@@ -92,7 +93,7 @@ def play(stage, row, seed, unit, quick, amount=None):
     """(figures, None), or ({}, what is wrong). After a failure the servers are made anew."""
     world = None
     try:
-        world = stage.world_for(row) if row.needs_world else None
+        world = stage.world_for(row, seed, unit) if row.needs_world else None
         return row.play(Context(world, row, seed, unit, quick, amount or row.each)), None
     except KeyboardInterrupt:
         raise

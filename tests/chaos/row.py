@@ -9,7 +9,8 @@ import random
 
 class Row:
     def __init__(self, name, title, must, full, quick, play, each=1, replicas=0, options=None, needs_world=True, adds=False):
-        """full, quick: how many of what the row counts; each: how many of them one unit does. adds: the page adds up all runs, whatever their commit."""
+        """full, quick: how many of what the row counts; each: how many of them one unit does. adds: the page adds up all runs, whatever their commit.
+        options: of the World, or a function of seed and unit."""
         self.name, self.title, self.must, self.full, self.quick, self.play = name, title, must, full, quick, play
         self.each, self.replicas, self.options, self.needs_world, self.adds = each, replicas, options or {}, needs_world, adds
 

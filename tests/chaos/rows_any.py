@@ -1,24 +1,31 @@
 """Anything after anything: a walk through the phases with faults at random moments of it (tools/chaos --minutes)."""
+import collections
 import contextlib
+import os
+import random
 import time
 
-from harness.process import frozen
+from harness.process import frozen, wait_until
 from harness.reshape import reshard, slots_of
+from harness.resp import ProtocolError
 
 from .clients import Load
 from .row import Row
 from .rows_cluster import Mover, promote, replica_of
 from .rows_proxy import asks
-from .world import Broken
+from .world import PASSWORD, USER, Broken
 
 KEYS = 1200
 STEPS = (2, 5)  # faults a unit
+UNITS_A_WORLD = 6  # making one takes a while
+SLOWLY = {"key-load-delay": 1500, "loading-process-events-interval-bytes": 1024}  # us a key; it says LOADING meanwhile
 
 
 class Walk:
     """One unit. `told` is the story, for who reads of a failure; a fault leaves everything running again."""
 
-    def __init__(self, ctx, load):
+    def __init__(self, ctx, load, users):
+        self.users, self.played = users, collections.Counter()
         self.ctx, self.world, self.rng, self.load, self.told = ctx, ctx.world, ctx.rng, load, []
 
     @property
@@ -183,8 +190,51 @@ class Walk:
         self.say("%d slots of the %s move at once", len(run), self.name(side))
         reshard(side, run, src, dest)
 
+    def load_data(self):
+        """Its clients are cut off, then refused, then told LOADING; nothing is lost."""
+        side = self.side()
+        node = self.rng.choice(side.primaries())
+        self.say("%s of the %s is shut down and loads its data", node.name, self.name(side))
+        node.drop()
+        with contextlib.suppress(OSError, ProtocolError), node.connect(timeout=30) as c:
+            c.call("SHUTDOWN", "SAVE")
+        wait_until("%s has ended" % node.name, lambda: not node.running(), 30, 0.02)
+        usual, node.conf = node.conf, dict(node.conf, **SLOWLY)
+        node.start(wait=False)
+        node.conf = usual
+        node.wait_ready(60)
+        os.remove(os.path.join(node.dir, "dump.rdb"))  # of no later start
+        side.wait_ok(60)
+
+    def change_password(self):
+        """The servers first, the proxy later; then all is as before."""
+        if not self.users:
+            return self.say("nobody logs in")
+        side = self.side()
+        seconds = self.rng.random() * 2
+        self.say("the password of the %s is another for %.2f s before the proxy knows", self.name(side), seconds)
+        for password in ("second", PASSWORD):
+            for node in side.nodes:
+                node.call("ACL", "SETUSER", USER, "resetpass", ">" + password)
+                node.call("CLIENT", "KILL", "USER", USER)
+            time.sleep(seconds)
+            self.world.set_password(self.name(side), password)
+            self.proxy.reload()
+
+    def expire_certificates(self):
+        if not self.world.certs:
+            return self.say("no TLS")
+        side, seconds = self.side(), self.rng.random() * 2
+        nodes = [self.rng.choice(side.primaries())] if self.rng.random() < 0.5 else side.primaries()
+        self.say("certificates of %d nodes of the %s have expired for %.2f s", len(nodes), self.name(side), seconds)
+        for name in ("expired", "server"):
+            for node in nodes:
+                node.call("CONFIG", "SET", "tls-cert-file", self.world.certs.crt(name), "tls-key-file", self.world.certs.key(name))
+                node.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            time.sleep(seconds)
+
     FAULTS = (kill_proxy, kill_proxy, restart_proxy, hang, hang, cut, cut, move, failover, flip, flip, flip, killed_flip,
-              hang_in_flip, partial_flip, full, refuse_writes, down, storm)
+              hang_in_flip, partial_flip, full, refuse_writes, down, storm, load_data, change_password, expire_certificates)
 
     def play(self):
         self.proxy.ctl("start")
@@ -195,23 +245,30 @@ class Walk:
         for _ in range(self.rng.randint(*STEPS)):
             self.load.more(self.rng.randrange(5, 60))
             self.world.after_fault = True
-            self.rng.choice(self.FAULTS)(self)
+            fault = self.rng.choice(self.FAULTS)
+            self.played[fault.__name__] += 1
+            fault(self)
         self.proxy.ctl("throttle", "--off")
         self.load.more(60)
 
 
+def options(seed, unit):
+    return {"tls": random.Random("%s/world %d" % (seed, unit // UNITS_A_WORLD)).random() < 0.5}
+
+
 def anything(ctx):
     world, rng = ctx.world, ctx.rng
-    proxy = world.fresh(keys=KEYS, config={"workers": rng.choice([1, 2, 3]), "bypassing-writers": rng.random() < 0.5, "backfill-keys-per-s": 1500, "backfill-adaptive": False,
+    users = rng.random() < 0.5
+    proxy = world.fresh(keys=KEYS, users=users, config={"workers": rng.choice([1, 2, 3]), "bypassing-writers": rng.random() < 0.5, "backfill-keys-per-s": 1500, "backfill-adaptive": False,
                                            "upstream-timeout": rng.choice([1000, 15000]), "journal-size": rng.choice(["64kb", "1mb"])})
     with Load(proxy, ctx.seed, clients=3, over=KEYS) as load:
-        walk = Walk(ctx, load)
+        walk = Walk(ctx, load, users)
         try:
             walk.play()
             figures = world.judge(load, clean=False, timeout=120)
         except Exception as e:
             raise Broken("%s\n  what was played: %s" % (e, "; ".join(walk.told))) from e
-        return {"rest_s_max": figures["rest_s"], "acknowledged": load.acknowledged(), "unknown": load.unknown, "refused": sum(load.errors.values()), "faults": len(walk.told)}
+        return {"rest_s_max": figures["rest_s"], "acknowledged": load.acknowledged(), "unknown": load.unknown, "refused": sum(load.errors.values()), "with_tls": bool(world.certs), **walk.played}
 
 
-ROW = Row("anything", "faults and flips in any order (tools/chaos --minutes)", "equal by itself, every history linearizable", 0, 2, anything, replicas=1)
+ROW = Row("anything", "faults and flips in any order (tools/chaos --minutes)", "equal by itself, every history linearizable", 0, 2, anything, replicas=1, options=options)

@@ -147,7 +147,7 @@ class Mover(threading.Thread):
         src.call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[dest])
         time.sleep(self.rng.random() * 0.1)
         while keys := src.call("CLUSTER", "GETKEYSINSLOT", slot, 3):
-            src.call("MIGRATE", "127.0.0.1", dest.port, "", 0, 5000, "KEYS", *keys)
+            src.call("MIGRATE", "127.0.0.1", dest.tls_port or dest.port, "", 0, 5000, "KEYS", *keys)
             time.sleep(self.rng.random() * 0.01)
         time.sleep(self.rng.random() * 0.1)
         for node in [dest, src] + [p for p in self.side.primaries() if p not in (src, dest)]:

@@ -1,12 +1,16 @@
 """Two clusters, and a migration between them that may be brought into any phase and judged at any moment of rest."""
 import os
+import shutil
+import tempfile
 import time
 
 from compare import compare
 from harness import Cluster, Crossfade
+from harness.certs import Certs
 from harness.process import wait_until
 
-CONF = {"cluster-allow-replica-migration": "no", "cluster-node-timeout": 5000}
+USER, PASSWORD = "mover", "first"  # whom a proxy may log in as
+CONF = {"cluster-allow-replica-migration": "no", "cluster-node-timeout": 5000, "user": "%s on >%s ~* &* +@all" % (USER, PASSWORD)}
 FLIP_RETRIES = 5
 
 
@@ -29,14 +33,21 @@ def open_files(process):
 
 
 class World:
-    """source and target live as long as this does; proxies come and go with fresh()."""
+    """source and target live as long as this does; proxies come and go with fresh(). tls: the proxy talks TLS with both sides, and so do their nodes among themselves."""
 
-    def __init__(self, source="redis-7.0", target="valkey-9.1", replicas=0, fault=""):
+    def __init__(self, source="redis-7.0", target="valkey-9.1", replicas=0, fault="", tls=False):
         self.replicas, self.fault, self.proxy = replicas, fault, None
         self.after_fault = False  # a verify meets keys that are being repaired
-        self.source = Cluster(source, 3, replicas, conf=CONF)
+        self.dir, self.certs = tempfile.mkdtemp(prefix="cf-chaos-"), None
+        conf = dict(CONF)
+        if tls:
+            self.certs = Certs()
+            self.certs.make("server")
+            self.certs.make("expired", days=-1)
+            conf["tls-replication"] = "yes"
+        self.source = Cluster(source, 3, replicas, conf=conf, tls=self.certs)
         try:
-            self.target = Cluster(target, 3, replicas, conf=CONF)
+            self.target = Cluster(target, 3, replicas, conf=conf, tls=self.certs)
         except BaseException:
             self.source.close()
             raise
@@ -48,9 +59,31 @@ class World:
         finally:
             self.source.close()
             self.target.close()
+            shutil.rmtree(self.dir, ignore_errors=True)
+            if self.certs:
+                self.certs.close()
 
-    def fresh(self, keys=800, config=None, start=True):
-        """Empty sides but for `keys` on the source, and a proxy that knows nothing. A mutant is switched on here."""
+    def password_file(self, name):
+        """Of the proxy, for one side."""
+        return os.path.join(self.dir, name)
+
+    def set_password(self, name, password):
+        with open(self.password_file(name), "w") as f:
+            f.write(password + "\n")
+        os.chmod(self.password_file(name), 0o600)
+
+    def _config(self, users):
+        config = {}
+        for name, side in (("source", self.source), ("target", self.target)):
+            if self.certs:
+                config.update({name + "-nodes": side.tls_addrs, name + "-tls": "yes", name + "-tls-ca-cert-file": self.certs.ca})
+            if users:
+                self.set_password(name, PASSWORD)
+                config.update({name + "-user": USER, name + "-auth-file": self.password_file(name)})
+        return config
+
+    def fresh(self, keys=800, config=None, start=True, users=False):
+        """Empty sides but for `keys` on the source, and a proxy that knows nothing. A mutant is switched on here. users: the proxy logs in, by password_file()."""
         self.after_fault = False
         if self.proxy:
             proxy, self.proxy = self.proxy, None
@@ -62,7 +95,7 @@ class World:
             side.wait_ok()
             side.flushall()
         self.source.pipeline([("SET", "k:%d" % i, "value %d" % i) for i in range(keys)])
-        self.proxy = Crossfade(self.source, self.target, start=False, config=config, env={"CROSSFADE_FAULT": self.fault} if self.fault else {})
+        self.proxy = Crossfade(self.source, self.target, start=False, config=dict(self._config(users), **(config or {})), env={"CROSSFADE_FAULT": self.fault} if self.fault else {})
         if start:
             self.proxy.start()
         return self.proxy

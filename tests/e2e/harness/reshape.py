@@ -10,7 +10,7 @@ def join(cluster, conf=None):
     cluster.nodes.append(node)
     node.wait_ready()
     for other in cluster.nodes[:-1]:
-        other.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+        other.call("CLUSTER", "MEET", "127.0.0.1", node.tls_port or node.port, node.bus_port)
     wait_until("everybody knows it", lambda: all(cluster._knows_all(n) for n in cluster.nodes), 20)
     cluster.wait_ok()
     return node
@@ -36,7 +36,7 @@ def reshard(cluster, slots, src, dest):
     while left:
         found = list(zip(left, ask(src, [("CLUSTER", "GETKEYSINSLOT", s, 5) for s in left])))
         left = [s for s, keys in found if keys]
-        ask(src, [("MIGRATE", "127.0.0.1", dest.port, "", 0, 5000, "KEYS", *keys) for _, keys in found if keys])
+        ask(src, [("MIGRATE", "127.0.0.1", dest.tls_port or dest.port, "", 0, 5000, "KEYS", *keys) for _, keys in found if keys])
     for node in [dest, src] + [p for p in cluster.primaries() if p not in (src, dest)]:
         ask(node, [("CLUSTER", "SETSLOT", s, "NODE", ids[dest]) for s in slots])
     _wait_moved(cluster, slots, dest)
