@@ -18,10 +18,16 @@ from .row import Context, merge
 from .world import World
 
 
+RESULTS = ("tests/chaos/scoreboard.json", "docs/reliability.md")
+
+
 def commit():
-    """The tree's, marked if it was changed."""
-    out = subprocess.run(["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--exclude", "*"], cwd=ROOT, stdout=subprocess.PIPE)
-    return out.stdout.decode().strip() or "unknown"
+    """The tree's, marked if anything but the results was changed: they change with each unit, and a run that was interrupted is to be found again."""
+    git = ["git", "-c", "safe.directory=*"]
+    out = subprocess.run(git + ["describe", "--always", "--exclude", "*"], cwd=ROOT, stdout=subprocess.PIPE)
+    name = out.stdout.decode().strip() or "unknown"
+    changed = subprocess.run(git + ["diff", "--quiet", "HEAD", "--", "."] + [":(exclude)" + f for f in RESULTS], cwd=ROOT).returncode
+    return name + "-dirty" if changed else name
 
 
 def added(records):
