@@ -61,13 +61,6 @@ static bool writes(const struct key_ref *k)
 	return k->flags & KEY_WRITES;
 }
 
-/* Rows of which more is to be known than what they write keep their keys the other way. */
-static bool can_be_one(const struct engine *e, const struct mwrite *mw, uint32_t argc)
-{
-	return argc > (e->opt.crowd_least ? e->opt.crowd_least : CROWD_LEAST) && mw->len <= UINT32_MAX && mw->cmd->canonical == CANON_NONE &&
-	       !(mw->cmd->flags & CMD_READS_OTHERS) && mw->cmd->keys < KEYS_COPY;
-}
-
 static uint32_t least_of(struct engine *e, const struct mwrite *mw)
 {
 	if (e->opt.crowd_least)
@@ -75,49 +68,114 @@ static uint32_t least_of(struct engine *e, const struct mwrite *mw)
 	return e->io.is_cluster(e->io.ctx, slot_follower(e, mw->slot)) ? CROWD_LEAST : CROWD_LEAST_STANDALONE;
 }
 
-static void note_stripe(struct crowd *c, uint32_t stripe)
+/* Of each slot where its keys end, in crowd->at. */
+static void list_slots(struct crowd *c, const uint32_t *end)
 {
-	c->stripes[stripe / 64] |= UINT64_C(1) << (stripe % 64);
-}
-
-/* slot_at: of each slot where its keys begin, in crowd->at; afterwards where they end. */
-static void list_slots(struct crowd *c, const uint32_t *slot_at)
-{
-	for (uint32_t i = 0, from = 0; i < SLOTS; from = slot_at[i++])
-		c->nslots += slot_at[i] > from;
+	for (uint32_t i = 0, from = 0; i < SLOTS; from = end[i++])
+		c->nslots += end[i] > from;
 	if (!(c->slots = malloc(c->nslots * sizeof *c->slots)))
 		abort();
 	c->left = c->nslots;
-	for (uint32_t i = 0, from = 0, n = 0; i < SLOTS; from = slot_at[i++])
-		if (slot_at[i] > from)
-			c->slots[n++] = (struct crowd_slot){ (uint16_t)i, from, slot_at[i] };
+	for (uint32_t i = 0, from = 0, n = 0; i < SLOTS; from = end[i++])
+		if (end[i] > from)
+			c->slots[n++] = (struct crowd_slot){ (uint16_t)i, from, end[i] };
 }
 
-/* A counting sort, so that keys of a slot stay in their order. `keys` are e->keys. */
-static void sort_keys(struct engine *e, struct crowd *c, const struct key_ref *keys, uint32_t nkeys)
-{
-	const struct mwrite *mw = c->mw;
-	uint16_t *slot = malloc(nkeys * sizeof *slot);
-	uint32_t *slot_at = calloc(SLOTS + 1, sizeof *slot_at);
+/* The keys while they are collected, in their order. */
+struct found {
+	struct crowd *crowd;
+	uint32_t *word; /* where it begins */
+	uint16_t *slot;
+	uint32_t n;
+};
 
-	if (!slot || !slot_at || !(c->at = malloc(c->n * sizeof *c->at)))
+static struct found found_new(struct mwrite *mw, uint32_t n)
+{
+	struct crowd *c = calloc(1, sizeof *c);
+	struct found f = { .crowd = c, .word = malloc(n * sizeof *f.word), .slot = malloc(n * sizeof *f.slot) };
+
+	if (!c || !f.word || !f.slot)
 		abort();
-	for (uint32_t i = 0; i < nkeys; i++)
-		if (writes(&keys[i]))
-			slot_at[1 + (slot[i] = slot_of(e->argv[keys[i].index]))]++;
+	c->mw = mw;
+	c->n = n;
+	c->every = n >= STRIPES;
+	return f;
+}
+
+static inline void found_add(struct found *f, struct slice key, const char *word)
+{
+	struct crowd *c = f->crowd;
+
+	f->word[f->n] = (uint32_t)(word - c->mw->bytes);
+	f->slot[f->n++] = slot_of(key);
+	if (c->every)
+		return;
+	uint32_t stripe = stripe_of(keyhash_of(c->mw->db, key).low64);
+	c->stripes[stripe / 64] |= UINT64_C(1) << (stripe % 64);
+}
+
+/* A counting sort, so that keys of a slot stay in their order. */
+static void found_all(struct found *f)
+{
+	struct crowd *c = f->crowd;
+	uint32_t *at = calloc(SLOTS + 1, sizeof *at);
+
+	assert(f->n == c->n);
+	if (!at || !(c->at = malloc(c->n * sizeof *c->at)))
+		abort();
+	for (uint32_t i = 0; i < f->n; i++)
+		at[1 + f->slot[i]]++;
 	for (uint32_t i = 1; i <= SLOTS; i++)
-		slot_at[i] += slot_at[i - 1];
-	for (uint32_t i = 0; i < nkeys; i++) {
-		if (!writes(&keys[i]))
-			continue;
-		struct slice before = e->argv[keys[i].index - 1];
-		c->at[slot_at[slot[i]]++] = (uint32_t)(before.p + before.n + 2 - mw->bytes);
-		if (!c->every)
-			note_stripe(c, stripe_of(keyhash_of(mw->db, e->argv[keys[i].index]).low64));
+		at[i] += at[i - 1];
+	for (uint32_t i = 0; i < f->n; i++)
+		c->at[at[f->slot[i]]++] = f->word[i];
+	list_slots(c, at);
+	free(at);
+	free(f->word);
+	free(f->slot);
+	c->mw->crowd = c;
+	c->mw->keys = c->mw->inline_keys;
+}
+
+/* Behind the array's header: the first word's. */
+static const char *name_of(const char *request)
+{
+	return (const char *)memchr(request, '\n', 32) + 1;
+}
+
+bool crowd_collect_plain(struct engine *e, struct mwrite *mw)
+{
+	const struct command *cmd = mw->cmd;
+	const char *p = mw->bytes + 1, *next;
+	uint32_t words = 0, first = command_first_key(cmd), step;
+
+	if (mw->len > UINT32_MAX)
+		return false;
+	assert(first && cmd->nspecs == 1 && cmd->specs[0].flags & KEY_WRITES && cmd->canonical == CANON_NONE);
+	for (; *p != '\r'; p++)
+		words = words * 10 + (uint32_t)(*p - '0');
+	step = (uint32_t)cmd->specs[0].b;
+	if (words <= first || (words - first) / step < least_of(e, mw))
+		return false;
+	struct found f = found_new(mw, (words - first) / step);
+	p = name_of(mw->bytes);
+	for (uint32_t i = 0; i < first; i++)
+		resp_word(p, &p);
+	while (f.n < f.crowd->n) {
+		found_add(&f, resp_word(p, &next), p);
+		for (uint32_t i = 1; i < step; i++)
+			resp_word(next, &next);
+		p = next;
 	}
-	list_slots(c, slot_at);
-	free(slot_at);
-	free(slot);
+	found_all(&f);
+	return true;
+}
+
+/* Rows of which more is to be known than what they write keep their keys the other way. */
+static bool can_be_one(const struct engine *e, const struct mwrite *mw, uint32_t argc)
+{
+	return argc > (e->opt.crowd_least ? e->opt.crowd_least : CROWD_LEAST) && mw->len <= UINT32_MAX && mw->cmd->canonical == CANON_NONE &&
+	       !(mw->cmd->flags & CMD_READS_OTHERS) && mw->cmd->keys < KEYS_COPY;
 }
 
 /* Written keys that are computed from very many others are copied: those are not kept. False: they are not so many. */
@@ -153,15 +211,13 @@ bool crowd_collect(struct engine *e, struct mwrite *mw, uint32_t argc)
 		n += writes(&e->keys[i]);
 	if (n < least_of(e, mw))
 		return false;
-	struct crowd *c = calloc(1, sizeof *c);
-	if (!c)
-		abort();
-	c->mw = mw;
-	c->n = n;
-	c->every = n >= STRIPES;
-	sort_keys(e, c, e->keys, (uint32_t)nkeys);
-	mw->crowd = c;
-	mw->keys = mw->inline_keys;
+	struct found f = found_new(mw, n);
+	for (int i = 0; i < nkeys; i++) {
+		uint32_t at = e->keys[i].index;
+		if (writes(&e->keys[i]))
+			found_add(&f, e->argv[at], e->argv[at - 1].p + e->argv[at - 1].n + 2);
+	}
+	found_all(&f);
 	return true;
 }
 
@@ -338,12 +394,6 @@ static void settle_later(struct engine *e, struct crowd *c)
 
 /* --- the authority's reply --- */
 
-/* Behind the array's header: the first word's. */
-static const char *name_of(const char *request)
-{
-	return (const char *)memchr(request, '\n', 32) + 1;
-}
-
 /* The parts are the request's own command, or its words are restated behind another name (MSETNX: MSET). False: neither. */
 static bool find_name(struct crowd *c)
 {
@@ -407,7 +457,8 @@ static void note_changes(struct engine *e, const struct crowd *c)
 
 void crowd_replied(struct engine *e, struct mwrite *mw)
 {
-	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));
+	bool by_words = mw->cmd->effect == EFFECT_REWRITTEN; /* else the row says what it does */
+	struct effect_call call = mirror_call(e, mw, by_words ? engine_words(e, mw->bytes, mw->len) : 0);
 	struct slice reply = slice(mw->reply, mw->reply_len);
 	struct crowd *c = mw->crowd;
 

@@ -348,6 +348,7 @@ void spread_released(struct engine *e, struct spread_answer *a);
 
 /* engine_crowd.c */
 bool crowd_collect(struct engine *e, struct mwrite *mw, uint32_t argc); /* the keys, of the words in e->argv; false: it is no such write */
+bool crowd_collect_plain(struct engine *e, struct mwrite *mw);          /* the same of the request's bytes, of DEL, MSET: nothing else has to look at their words */
 void crowd_begin(struct engine *e, const struct crowd *c);              /* before it is sent */
 void crowd_complete(struct engine *e, const struct crowd *c);
 void crowd_paid(struct engine *e, struct crowd *c);                     /* frees it */

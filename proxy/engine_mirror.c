@@ -163,6 +163,8 @@ uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw)
 
 static void prepare_one(struct engine *e, struct mwrite *mw)
 {
+	if (mw->cmd->rewrite == REWRITE_SPREAD_KEYS && crowd_collect_plain(e, mw))
+		return;
 	uint32_t argc = canonicalise(e, mw, engine_words(e, mw->bytes, mw->len));
 
 	e->expiring |= mirror_may_set_expiry(mw->cmd, argc);
