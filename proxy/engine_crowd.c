@@ -27,6 +27,7 @@
 #define CROWD_PART 512                /* keys */
 #define CROWD_SLICE 8192              /* keys of one turn … */
 #define CROWD_PART_COST 8             /* … of which a part costs as much as so many */
+#define CROWD_SHARE 128               /* … and this part of all that wait, so that they never become more than what comes in so many turns (invariant 6) */
 
 struct crowd_slot {
 	uint16_t slot;
@@ -297,6 +298,7 @@ static void settled(struct engine *e, struct crowd *c)
 {
 	struct crowd **at = &e->crowds;
 
+	assert(c != e->crowds || c->next || !e->crowd_keys);
 	while (*at != c)
 		at = &(*at)->next;
 	*at = c->next;
@@ -311,6 +313,7 @@ static bool settle_part(struct engine *e, struct crowd *c, struct crowd_slot *s)
 
 	assert(from < to);
 	s->next = to;
+	e->crowd_keys -= to - from;
 	e->crowd_now = c;
 	(c->parts ? send_part : mark_keys)(e, c, s->slot, from, to);
 	e->crowd_now = outer;
@@ -371,7 +374,7 @@ void crowd_settle_all(struct engine *e)
 
 void crowd_turn(struct engine *e)
 {
-	int64_t left = e->opt.crowd_least ? 1 : CROWD_SLICE;
+	int64_t left = e->opt.crowd_least ? 1 : CROWD_SLICE + (int64_t)(e->crowd_keys / CROWD_SHARE);
 
 	while (e->crowds && left > 0) {
 		struct crowd *c = e->crowds;
@@ -388,6 +391,7 @@ static void settle_later(struct engine *e, struct crowd *c)
 	while (*end)
 		end = &(*end)->next;
 	*end = c;
+	e->crowd_keys += c->n;
 	for (uint32_t i = 0; i < c->nslots; i++)
 		e->slots[c->slots[i].slot].unsettled++;
 }

@@ -204,6 +204,7 @@ struct engine {
 	int64_t turned_resume_us; /* not before */
 	struct crowd *crowds;    /* that are being settled */
 	struct crowd *crowd_now; /* whose part is being made */
+	uint64_t crowd_keys;     /* of all crowds, not settled */
 	struct mwrite *pool;
 	size_t queued_bytes, queued, dirty_slots;
 	unsigned unwatched;      /* slots */
