@@ -1,5 +1,6 @@
 #include "proxy/block.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,21 @@ struct block *block_copy(const char *p, size_t n)
 
 	memcpy(b->data, p, n);
 	b->used = n;
+	return b;
+}
+
+struct block *block_grow(struct block *b, size_t cap)
+{
+	assert(block_is_sole(b) && cap > b->cap);
+	if (b->cap <= BLOCK_LARGE) {
+		struct block *bigger = block_new(cap);
+		memcpy(bigger->data, b->data, b->used);
+		bigger->used = b->used;
+		block_unref(b);
+		return bigger;
+	}
+	b = must(realloc(b, sizeof *b + cap));
+	b->cap = cap;
 	return b;
 }
 

@@ -24,6 +24,8 @@ struct block {
 
 struct block *block_new(size_t cap); /* at least cap bytes, one reference, used = 0 */
 struct block *block_copy(const char *p, size_t n);
+/* The same bytes with room for cap, more than now: of a huge one the pages move, no byte is copied. Nobody else has a reference; the old one is gone. */
+struct block *block_grow(struct block *b, size_t cap);
 void block_free(struct block *b);
 void block_pool_release(void); /* at the end of a thread */
 size_t block_pool_trim(void);  /* frees as many as lay unused since the last call; returns their bytes */

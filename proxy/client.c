@@ -480,7 +480,7 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 /* Beyond a size room grows with what has come: otherwise a few bytes that announce much take the memory of all. */
 static size_t room_for(size_t need, size_t have)
 {
-	size_t limit = 4 * have > BELIEVED_MAX ? 4 * have : BELIEVED_MAX;
+	size_t limit = 4 * have > BELIEVED_MAX ? 4 * have + BLOCK_SIZE : BELIEVED_MAX; /* words before a bulk do not make it one step more */
 
 	return need < limit ? need : limit;
 }
@@ -535,10 +535,15 @@ static void make_room(struct client *c)
 		return;
 	if (b->cap - c->in_off >= want && b->cap > b->used)
 		return;
-	if (b->cap >= want && block_is_sole(b)) {
-		memmove(b->data, b->data + c->in_off, left);
+	size_t grown = want > 2 * left ? want : 2 * left; /* what an array needs is known one word at a time */
+	if (block_is_sole(b)) {
+		if (c->in_off)
+			memmove(b->data, b->data + c->in_off, left);
+		b->used = left;
+		if (b->cap < want)
+			c->in = b = block_grow(b, grown);
 	} else {
-		struct block *bigger = block_new(want > 2 * left ? want : 2 * left);
+		struct block *bigger = block_new(grown);
 		memcpy(bigger->data, b->data + c->in_off, left);
 		block_unref(b);
 		c->in = b = bigger;

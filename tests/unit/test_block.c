@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <string.h>
+
 #include <cmocka.h>
 
 #include "proxy/block.h"
@@ -41,6 +43,44 @@ static void test_blocks(void **state)
 	assert_int_equal(block_pool_trim(), 0);
 }
 
+/* From pool to pool, out of the pools, and on: the bytes stay. */
+static void test_growing(void **state)
+{
+	struct block *b = block_copy("abcdefg", 7);
+
+	(void)state;
+	for (size_t cap = BLOCK_TINY; cap <= 64 * BLOCK_LARGE; cap *= 2) {
+		b = block_grow(b, cap);
+		assert_true(b->cap >= cap && b->used == 7 && block_is_sole(b));
+		assert_memory_equal(b->data, "abcdefg", 7);
+		memset(b->data + 7, 'x', b->cap - 7);
+		while (b->cap >= 2 * cap)
+			cap *= 2;
+	}
+	block_unref(b);
+	block_pool_release();
+}
+
+static void test_joining(void **state)
+{
+	struct outq q = { .head = NULL }, behind = { .head = NULL };
+
+	(void)state;
+	outq_join(&q, &behind);
+	assert_true(outq_empty(&q) && !q.head && !q.tail);
+	outq_add(&behind, "a", 1, NULL);
+	outq_join(&q, &behind);
+	assert_true(q.bytes == 1 && outq_empty(&behind) && !behind.head);
+	outq_add(&behind, "b", 1, NULL);
+	outq_join(&q, &behind);
+	outq_add(&q, "c", 1, NULL);
+	outq_join(&q, &behind);
+	assert_true(q.bytes == 3 && *q.head->p == 'a' && *q.head->next->p == 'b' && q.tail == q.head->next && q.tail->n == 2);
+	outq_clear(&q);
+	outq_pool_release();
+	block_pool_release();
+}
+
 static void test_chunks(void **state)
 {
 	struct block *holder = block_new(BLOCK_LARGE);
@@ -61,6 +101,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_growing),
+		cmocka_unit_test(test_joining),
 		cmocka_unit_test(test_chunks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
