@@ -102,13 +102,13 @@ def test_replies_are_the_same_and_few_bytes_are_held(proxies, sources, values, n
         for size in MB - 2, MB - 1, MB, MB + 1, MB + 65536:
             assert c.call("GETRANGE", "big", 5, 4 + size) == values["big"][5:5 + size]
         assert c.call("EVAL", "return redis.call('GET', KEYS[1])", 1, "other") == values["other"]
+        assert 0 < counter(proxy, "large_held_most") <= HELD
         assert c.pipeline([("SET", "{big}x", 1), ("GET", "big"), ("GET", "{big}x"), ("GET", "other"), ("INCR", "{big}x"), ("PING",), ("GET", "{big}x")]) == [
             b"OK", values["big"], b"1", values["other"], 2, b"PONG", b"2"]
         c.send_raw(encode(["CLIENT", "REPLY", "SKIP"]) + encode(["GET", "big"]))
         assert c.call("GET", "{big}x") == b"2"
     at_rest(proxy)
     assert counter(proxy, "large") >= before + 7
-    assert 0 < counter(proxy, "large_held_most") <= 2 * HELD
     assert side.client_for("big").call("GET", "{big}x") == b"2"
 
 
@@ -219,7 +219,7 @@ def test_a_take_over_in_the_middle(servers, sources, values):
     proxy = servers.crossfade(sources["standalone"])
     with proxy.connect(timeout=60) as slow:
         begin(slow, "GET", "big")
-        assert proxy.take_over() == 0
+        assert any(proxy.take_over() == 0 for _ in range(5)), proxy.log_tail(60)  # on a busy machine it may not come to rest in time: then it goes on
         proxy.former_end()
         assert slow.read() == values["big"] and slow.call("PING") == b"PONG"
 
