@@ -125,15 +125,26 @@ bool aside_step(struct worker *w, struct upstream *u)
 	return true;
 }
 
-/* Those behind it have waited long enough. */
+/* Its own client's requests wait for it in any case. */
+static bool others_wait(const struct worker *w, const struct upstream *u)
+{
+	if (!u->fifo_n)
+		return false;
+	for (uint32_t i = 0; i < u->fifo_n; i++)
+		if (engine_is_others(upstream_awaits(u, i)->fn, upstream_awaits(u, i)->arg, u->stream->asker))
+			return true;
+	return engine_holds_back(w->engine);
+}
+
+/* Who is behind it has waited long enough, or more depends on it than one client. */
 static void judge(struct worker *w, struct upstream *u)
 {
 	struct stream *s = u->stream;
 
 	if (s->all)
 		return;
-	bool waited = u->fifo_n && (ev_now(w->loop) - s->since >= ASIDE_PATIENCE_S || w->mirror_wanted || engine_comes_to_rest(w->engine));
-	if (waited || w->handing)
+	if (w->handing || (u->fifo_n && (w->mirror_wanted || engine_comes_to_rest(w->engine))) ||
+	    (ev_now(w->loop) - s->since >= ASIDE_PATIENCE_S && others_wait(w, u)))
 		stream_take_all(s);
 }
 

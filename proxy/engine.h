@@ -87,6 +87,9 @@ struct req *engine_streams(const struct engine *e, reply_fn *fn, void *arg); /* 
 /* What is awaited on a connection that new requests do not take any more: may it be left there? Then each of it leaves. */
 bool engine_may_leave(reply_fn *fn, void *arg);
 void engine_leave(struct engine *e, reply_fn *fn, void *arg);
+/* Is this of another client than that? Or is anything held back, be it of whom it may? */
+bool engine_is_others(reply_fn *fn, void *arg, uint32_t from);
+bool engine_holds_back(const struct engine *e);
 bool engine_comes_to_rest(const struct engine *e); /* something waits until nothing is in flight */
 void engine_mirror(struct engine *e, bool on);
 bool engine_is_mirroring(const struct engine *e);

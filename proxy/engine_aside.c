@@ -31,6 +31,23 @@ void engine_leave(struct engine *e, reply_fn *fn, void *arg)
 		engine_wait(e, r->slot, WAIT_RESEND);
 }
 
+bool engine_is_others(reply_fn *fn, void *arg, uint32_t from)
+{
+	const struct req *r = engine_req_of(fn, arg);
+
+	return r && r->from != from;
+}
+
+bool engine_holds_back(const struct engine *e)
+{
+	if (e->line.head)
+		return true;
+	for (const struct slot_wait *w = e->waits; w; w = w->next)
+		if (w->queue.head)
+			return true;
+	return false;
+}
+
 bool engine_comes_to_rest(const struct engine *e)
 {
 	return gate_is_shut(e) || e->alone.stage != ALONE_NONE || e->fence.stage != FENCE_NONE;

@@ -87,7 +87,7 @@ bool stream_begins(void *ctx, struct upstream *u)
 		return false;
 	if (!(s = calloc(1, sizeof *s)))
 		abort();
-	*s = (struct stream){ .owner = w, .home = &w->fleet->workers[r->home], .from = u, .since = ev_now(w->loop), .req = r };
+	*s = (struct stream){ .owner = w, .home = &w->fleet->workers[r->home], .from = u, .since = ev_now(w->loop), .asker = r->from, .req = r };
 	s->all = !aside_step(w, u);
 	s->next = w->streams;
 	s->at = &w->streams;

@@ -31,6 +31,7 @@ struct stream {
 	struct piece *given;         /* not taken yet */
 	size_t ahead;                /* bytes of those */
 	ev_tstamp since;
+	uint32_t asker;              /* req->from */
 	bool all;                    /* the client is not waited for */
 	bool unwanted;               /* it has gone */
 	/* home's */
