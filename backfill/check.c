@@ -1,8 +1,8 @@
 /* check.c - one key on both sides: sizes → token → DUMP of both → token. Equal payloads settle it; else both are read by type and compared canonically.
  *
  * A difference counts only if the token was quiet and the same before and after (nothing of the key's stripe was in flight, queued or
- * unacknowledged), and only if it is still there after a few looks and, at last, with the slot's writes held back. A rescan marks at
- * once: a mark too many costs one copy. */
+ * unacknowledged), and only if it is still there after a few looks and, at last, with the slot's writes held back, when equality counts without a token (is_proven).
+ * A rescan marks at once: a mark too many costs one copy. */
 #include "backfill/tour.h"
 
 #include <string.h>
@@ -409,7 +409,7 @@ static void check_read(struct check *c, enum check_stage stage, enum recipe r)
 		return;
 	}
 	c->token = b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true);
-	if (c->token == TOKEN_BUSY) {
+	if (c->token == TOKEN_BUSY && !c->held) {
 		check_again(c, false);
 		return;
 	}
@@ -496,13 +496,36 @@ static void compare_one_sided(struct check *c)
 		check_decide(c, a->result == RECIPE_GONE ? DIFF_EXTRA : DIFF_MISSING);
 }
 
+static bool are_equal(const struct view *a, const struct view *f)
+{
+	if (a->result == RECIPE_GONE)
+		return f->result == RECIPE_GONE;
+	return a->result == RECIPE_OK && f->result == RECIPE_OK && digest_eq(a->digest, f->digest) && expiry_equal(a, f);
+}
+
+/* Payloads of one type that differ may be the same value, stored in another way: read again, as values. */
+static bool is_by_type(const struct check *c)
+{
+	const struct view *a = &c->view[0], *f = &c->view[1];
+
+	return c->stage == CHECK_DUMP && a->result == RECIPE_OK && f->result == RECIPE_OK && a->recipe == f->recipe && a->recipe != RECIPE_DUMP;
+}
+
+/* Nothing that may have changed the key was under way from before the reads until now. Also under a hold: a mark by a foreign write moves the version. A key
+ * written all the time that shares the stripe, of another slot, moves it, too, and for ever: under a hold what is equal needs no proof. */
+static bool is_proven(const struct check *c)
+{
+	const struct backfill_host *host = c->t->b->host;
+
+	return c->token != TOKEN_BUSY && host->token(host->ctx, c->db, check_key(c), c->slot, true) == c->token;
+}
+
 static void check_compare(struct check *c)
 {
 	struct backfill *b = c->t->b;
 	struct view *a = &c->view[0], *f = &c->view[1];
 
-	/* Also under a hold: a mark by a foreign write moves the version. */
-	if (b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from) {
+	if (bf_authority(b, c->slot) != c->from || (!is_proven(c) && !(c->held && (are_equal(a, f) || is_by_type(c))))) {
 		check_again(c, false);
 		return;
 	}
@@ -515,7 +538,7 @@ static void check_compare(struct check *c)
 		check_decide(c, expiry_equal(a, f) ? DIFF_NONE : DIFF_EXPIRY);
 	} else if (c->stage == CHECK_DUMP && a->recipe != f->recipe) {
 		check_decide(c, DIFF_TYPE);
-	} else if (c->stage == CHECK_DUMP && a->recipe != RECIPE_DUMP) {
+	} else if (is_by_type(c)) {
 		check_read(c, CHECK_TYPED, (enum recipe)a->recipe);
 	} else {
 		check_decide(c, DIFF_VALUE);

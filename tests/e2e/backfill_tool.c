@@ -2,7 +2,7 @@
  *
  *   backfill_tool [options] SOURCE TARGET STEP…      SOURCE, TARGET: port or host:port of any node
  *   steps:   copy | verify | repair (verify with repair) | rescan[:SLOT] | repair-key:KEY
- *   options: --state DIR  --id ID  --stale N (each copy's first N tries are stale)  --refuse PCT  --ring-full PCT  --busy PCT
+ *   options: --state DIR  --id ID  --stale N (each copy's first N tries are stale)  --refuse PCT  --ring-full PCT  --busy PCT  --busy-slot N
  *            --follow (the topology is read again)  -v
  *            --keys-per-s N  --bytes-per-s N  --large N  --die-after N (exit 9 after N keys)  --timeout S  --reverse (authority: target)
  * Prints one JSON object per step; exit 0, 2 if a verify found differences, 75 when a step did not end in time. */
@@ -28,7 +28,7 @@ static struct backfill *bf;
 static struct bf_stats stats;
 static struct topology *topo[SIDES];
 static struct bulk *data[SIDES][64]; /* by index of the topology's nodes */
-static int opt_stale, opt_refuse, opt_ring_full, opt_busy, opt_verbose;
+static int opt_stale, opt_refuse, opt_ring_full, opt_busy, opt_verbose, opt_busy_slot = -1;
 static long opt_die_after;
 static enum side authority_side = SIDE_SOURCE;
 static uint64_t applied, stale_given, inbands, repairs_left, marks, holds, cleans, slots_done;
@@ -306,8 +306,8 @@ static bool host_offer(void *ctx, struct copy *c)
 
 static uint64_t host_token(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet)
 {
-	(void)ctx, (void)db, (void)key, (void)slot, (void)quiet;
-	return chance(opt_busy) ? TOKEN_BUSY : 42;
+	(void)ctx, (void)db, (void)key, (void)quiet;
+	return slot == opt_busy_slot || chance(opt_busy) ? TOKEN_BUSY : 42;
 }
 
 static enum side host_authority(void *ctx, uint16_t slot)
@@ -526,6 +526,7 @@ int main(int argc, char **argv)
 		else if (strcmp(o, "--refuse") == 0) opt_refuse = atoi(v);
 		else if (strcmp(o, "--ring-full") == 0) opt_ring_full = atoi(v);
 		else if (strcmp(o, "--busy") == 0) opt_busy = atoi(v);
+		else if (strcmp(o, "--busy-slot") == 0) opt_busy_slot = atoi(v);
 		else if (strcmp(o, "--keys-per-s") == 0) config.keys_per_s = (uint64_t)atoll(v);
 		else if (strcmp(o, "--bytes-per-s") == 0) config.bytes_per_s = (uint64_t)atoll(v);
 		else if (strcmp(o, "--large") == 0) config.large_bytes = (uint64_t)atoll(v);

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from harness import diff
+from harness import diff, key_slot
 from harness.crossfade import crossfade_bin
 from harness.process import ROOT
 
@@ -149,6 +149,23 @@ def test_verify_counts_each_kind_and_repairs(empty):
     assert differences(repair) == expected and repair["repaired"] == sum(expected.values())
     assert differences(again) == {}
     assert not diff(source.digest(), target.digest())
+
+
+def test_keys_whose_stripe_is_always_busy(empty):
+    """A key written all the time shares its stripe with keys of other slots: those are equal when their own slot's writes are held."""
+    source, target = empty
+    run(source, target, "copy")
+    for side, fields in zip(empty, (("a", 1, "b", 2), ("b", 2, "a", 1))):
+        call(side, "SET", "{busy}string", "v")
+        call(side, "RPUSH", "{busy}list", *range(100))
+        call(side, "HSET", "{busy}hash", *fields)  # another payload, the same value
+    call(source, "SET", "{busy}differs", 1)
+    call(target, "SET", "{busy}differs", 2)
+    (verify,) = run(source, target, "verify", options=("--busy-slot", key_slot("{busy}")), exit_code=2)
+    assert differences(verify) == {"value": 1}
+    for side in empty:
+        for name in ("string", "list", "hash", "differs"):
+            call(side, "DEL", "{busy}" + name)
 
 
 @pytest.mark.parametrize("options", [
