@@ -11,6 +11,7 @@ from harness.resp import Disconnected, encode
 
 MB = 1 << 20
 BIG = 12 * MB     # the kernel takes about four of it from a client that does not read
+HUGE = 48 * MB    # more than all kernel buffers from the server to the client take
 HELD = 2 * MB      # of one value, beside half a MiB in its client's queue
 SIDES = ["standalone", "cluster"]
 
@@ -201,14 +202,17 @@ def test_a_client_that_goes_in_the_middle(proxy, side, values):
 
 def test_a_server_that_is_lost_in_the_middle(proxy, side, values):
     """Its connections, all at once: who has part of a reply is closed, everybody else goes on."""
+    side.client_for("huge").call("SETRANGE", "huge", HUGE, "x")
     with proxy.connect(timeout=60) as c:
-        begin(c, "GET", "big")
+        begin(c, "GET", "huge")
         for node in side.primaries():
             node.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         with pytest.raises((Disconnected, ConnectionError)):
             c.read()
     at_rest(proxy)
-    wait_until("it is connected again", lambda: proxy.call("GET", "{big}x") is not None, 20)
+    side.client_for("huge").call("DEL", "huge")
+    side.client_for("big").call("SET", "{big}x", "2")
+    wait_until("it is connected again", lambda: proxy.call("GET", "{big}x") == b"2", 20)
     fresh(proxy)
     with proxy.connect(timeout=60) as c:
         assert c.call("GET", "big") == values["big"]
