@@ -294,15 +294,12 @@ uint32_t line_slots(const struct req *r, const uint16_t **slots); /* all of them
 void line_count(struct engine *e, const struct req *r, int by);   /* what comes to a slot of it has to wait for it: 1; no longer: -1 */
 bool line_waits(const struct engine *e, const struct req *r);     /* one of several slots keeps it waiting */
 
-#define ORDER_NO_KEYS UINT64_MAX
-
 /* engine_order.c */
 bool order_resend(struct engine *e, struct req *r, int64_t delay_us); /* it was turned away, and goes again; false: it was tried long enough */
 void order_executed(struct engine *e, const struct req *r);          /* others may have been turned away */
 bool order_resumes(struct engine *e, struct slot_wait *w);           /* true: nothing is left, WAIT_RESEND has ended */
-
+bool order_overtakes(struct engine *e, const struct req *r, const struct req *turned); /* r was executed, a later one of the same client on a key of it */
 void order_tell_overtaken(struct engine *e, struct req *r);
-bool order_touches(struct engine *e, const struct req *r, uint64_t key); /* key: `turned` of another */
 
 /* engine_wide.c */
 bool wide_resend(struct engine *e, struct req *r, bool again, int64_t resume_us); /* it was turned away, not for the first time: again; true: it waits here */

@@ -19,7 +19,9 @@
 
 #include "proxy/txn.h"
 
-/* What it may be overtaken on: its key; 0: several; ORDER_NO_KEYS: none. */
+#define KEYS_NONE UINT64_MAX
+
+/* What it may be overtaken on: its key; 0: several; KEYS_NONE: none. */
 static uint64_t one_key(struct engine *e, const struct req *r)
 {
 	int n;
@@ -28,7 +30,7 @@ static uint64_t one_key(struct engine *e, const struct req *r)
 		return 0;
 	n = engine_keys(e, r->cmd, engine_words(e, r->bytes, r->len));
 	if (n <= 0)
-		return ORDER_NO_KEYS;
+		return KEYS_NONE;
 	return n > 1 ? 0 : keyhash_of(r->db, e->argv[e->keys[0].index]).low64;
 }
 
@@ -42,7 +44,7 @@ static bool words_touch(struct engine *e, const struct command *cmd, uint16_t db
 	return n > 0 && key == 0;
 }
 
-bool order_touches(struct engine *e, const struct req *r, uint64_t key)
+static bool touches(struct engine *e, const struct req *r, uint64_t key)
 {
 	if (!r->txn)
 		return words_touch(e, r->cmd, r->db, r->bytes, r->len, key);
@@ -81,6 +83,11 @@ bool order_resend(struct engine *e, struct req *r, int64_t delay_us)
 	return true;
 }
 
+bool order_overtakes(struct engine *e, const struct req *r, const struct req *turned)
+{
+	return turned->from == r->from && turned->turned != KEYS_NONE && touches(e, r, turned->turned);
+}
+
 void order_tell_overtaken(struct engine *e, struct req *r)
 {
 	mirror_unknown(e, r, "it was overtaken");
@@ -98,7 +105,7 @@ static void executed_in(struct engine *e, const struct req *r, uint16_t slot)
 	all = w->resend;
 	w->resend = (struct req_list){ NULL, NULL };
 	while ((q = req_list_pop(&all)))
-		req_list_push(q->from == r->from && q->turned != ORDER_NO_KEYS && order_touches(e, r, q->turned) ? &over : &w->resend, q);
+		req_list_push(order_overtakes(e, r, q) ? &over : &w->resend, q);
 	while ((q = req_list_pop(&over)))
 		order_tell_overtaken(e, q);
 }

@@ -97,7 +97,7 @@ void wide_executed(struct engine *e, const struct req *r)
 		return;
 	e->turned = (struct req_list){ NULL, NULL };
 	while ((q = req_list_pop(&all)))
-		req_list_push(q->from == r->from && q->turned != ORDER_NO_KEYS && share_slot(q, r) && order_touches(e, r, q->turned) ? &over : &e->turned, q);
+		req_list_push(share_slot(q, r) && order_overtakes(e, r, q) ? &over : &e->turned, q);
 	while ((q = req_list_pop(&over))) {
 		line_count(e, q, -1);
 		order_tell_overtaken(e, q);

@@ -13,6 +13,7 @@ import pairs
 import pytest
 import reply_calls
 from harness import Cluster, Crossfade, Standalone
+from harness.certs import Certs
 from harness.crossfade import crossfade_bin
 from harness.process import live
 
@@ -49,6 +50,16 @@ def servers():
     factory = Factory()
     yield factory
     factory.close()
+
+
+@pytest.fixture(scope="module")
+def certs():
+    """Certificates of a server and of a client."""
+    made = Certs()
+    made.make("server")
+    made.make("client")
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 
 import pytest
 from harness import diff
-from harness.certs import Certs
 from harness.process import frozen, wait_until
 from harness.resp import Disconnected, encode
 
@@ -25,14 +24,6 @@ def pattern(size, seed=0):
 @pytest.fixture(scope="module")
 def values():
     return {"big": pattern(BIG), "other": pattern(3 * MB, 1)}
-
-
-@pytest.fixture(scope="module")
-def certs():
-    made = Certs()
-    made.make("server")
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,6 @@ from load import Load, fill, fill_types
 
 
 @pytest.fixture(scope="module")
-def certs():
-    made = Certs()
-    made.make("server")
-    made.make("client")
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def stranger():
     """Another CA, and what it has signed."""
     made = Certs(ca="stranger")

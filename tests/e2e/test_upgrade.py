@@ -7,7 +7,6 @@ import time
 
 import pytest
 from harness import Client, RespError, diff
-from harness.certs import Certs
 from harness.crossfade import built_with_faults, config_text, crossfade_bin
 from harness.process import wait_until
 from load import Load, fill, fill_types
@@ -18,14 +17,6 @@ NOT_TAKEN = 75
 @pytest.fixture(scope="module")
 def sides(servers):
     return servers.cluster("redis-7.0"), servers.cluster("valkey-9.1")
-
-
-@pytest.fixture(scope="module")
-def certs():
-    made = Certs()
-    made.make("server")
-    yield made
-    made.close()
 
 
 @pytest.fixture
