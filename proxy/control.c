@@ -59,10 +59,16 @@ static bool mirrors(enum phase phase)
 	return phase != PHASE_PROXY && phase != PHASE_FINISHED;
 }
 
+/* Whose identity clients see until this process ends. */
+static enum side shown_side(const struct control *c)
+{
+	return c->record.phase == PHASE_FINISHED ? SIDE_TARGET : SIDE_SOURCE;
+}
+
 /* Is the side that the proxy serves for a standalone server? As seen, else as recorded. */
 static bool is_standalone(const struct control *c)
 {
-	enum side side = c->record.phase == PHASE_FINISHED ? SIDE_TARGET : SIDE_SOURCE;
+	enum side side = shown_side(c);
 	const struct topology *t = c->discovery[side] ? discovery_topology(c->discovery[side]) : NULL;
 
 	return t ? !t->cluster : c->record.sides[side].known && !c->record.sides[side].cluster;
@@ -119,7 +125,7 @@ static void begin_fleet(struct control *c, struct owed *owed)
 	if (wants_journals(c))
 		c->backfill = backfill_thread_new(c->config, c->mail, c, c->workers);
 	*s = (struct fleet_start){ .config = c->config, .mail = c->mail, .control = c, .backfill = c->backfill, .workers = c->workers,
-				   .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
+				   .shown = shown_side(c), .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
 	memcpy(s->authority, c->record.authority, sizeof(s->authority));
 	memset(s->synced, c->record.backfill_done, sizeof(s->synced));
 	owed->everything &= c->record.backfill_done; /* else all is walked when the copying ends */

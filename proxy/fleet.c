@@ -45,6 +45,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 	f->receivers = receivers_new();
 	f->acl_log = acl_log_new((unsigned)s->config->acllog_max_len);
 	pthread_mutex_init(&f->nodes_lock, NULL);
+	f->shown = s->shown;
 	share_slots(f, s->one_owner);
 	for (unsigned i = 0; i < f->nworkers; i++) {
 		f->workers[i].id = i;
@@ -192,7 +193,7 @@ bool fleet_restless(const struct fleet *f, enum side side, double now)
 void fleet_topology(struct fleet *f, struct topology *t)
 {
 	is_restless_now(f, t->side, ev_time());
-	if (t->side == SIDE_SOURCE && !f->identity[0]) { /* what clients are told does not change with a flip */
+	if (t->side == f->shown && !f->identity[0]) { /* what clients are told does not change with a flip */
 		snprintf(f->identity, sizeof f->identity, "%s %u.%u.%u", t->product == PRODUCT_REDIS ? "redis" : "valkey", t->version >> 16,
 			 t->version >> 8 & 0xff, t->version & 0xff);
 		atomic_store(&f->identity_cluster, t->cluster);

@@ -85,6 +85,7 @@ struct fleet_start {
 	struct control *control;
 	struct backfill_thread *backfill; /* receives repairs and results by messages; NULL in a plain proxy */
 	unsigned workers;
+	enum side shown;                /* clients see its identity: the source, after finish the target */
 	bool one_owner;                 /* the source is standalone: one worker owns every slot */
 	uint8_t authority[SLOTS];
 	bool mirror;                    /* mirroring is on (phases mirror … cutover) */

@@ -1,6 +1,6 @@
 /* local.h - what the proxy answers by itself, shared by local*.c only: who it presents itself as, and aggregates of either protocol.
  *
- * Clients see the source's product, version and mode (fleet->identity), before and after a flip. Every answer is an sds made for the
+ * Clients see the source's product, version and mode (fleet->identity), before and after a flip; the target's when a process begins after finish. Every answer is an sds made for the
  * client's protocol (c->proto) and handed to client_reply. Thread: the client's worker. */
 #ifndef CROSSFADE_LOCAL_H
 #define CROSSFADE_LOCAL_H

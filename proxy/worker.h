@@ -155,7 +155,8 @@ struct fleet {
 	struct scripts *scripts;
 	struct receivers *receivers;
 	struct acl_log *acl_log;
-	char identity[64];           /* the source's version, as clients see it */
+	enum side shown;             /* whose identity clients see */
+	char identity[64];           /* its version */
 	_Atomic int identity_cluster;
 	_Atomic uint32_t epoch;      /* moves when keys may be found elsewhere than before: flips, routes, layouts, server processes */
 	_Atomic uint64_t layout[SIDES]; /* of the newest topology */

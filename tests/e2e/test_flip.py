@@ -239,6 +239,13 @@ def test_flips_after_the_new_authority_failed_over(cluster, crossfade):
     assert target.call("GET", "k:0") == b"after the cutover"
 
 
+def shown(server):
+    """Who it says it is."""
+    with server.connect(protocol=3) as c:
+        hello = c.call("HELLO", "3")
+        return hello[b"server"], hello[b"version"]
+
+
 def test_finish_lets_the_source_go(pair, crossfade):
     source, target = pair
     proxy = synced(source, target, crossfade, keys=50)
@@ -254,7 +261,9 @@ def test_finish_lets_the_source_go(pair, crossfade):
             assert proxy.ctl(command, *args, check=False).rc == 1
     load.check(proxy, target)
     assert diff(source, target) != []  # nothing has been mirrored since
+    assert shown(proxy) == shown(source.primaries()[0])
     proxy.restart()
+    assert shown(proxy) == shown(target.primaries()[0])
     assert proxy.status()["phase"] == "finished" and proxy.status()["authority"] == "target"
     load.check(proxy)
 
