@@ -74,7 +74,7 @@ struct config {
 	int64_t journal_size;    /* bytes per worker */
 	bool target_may_hold_keys; /* target-not-empty refuse|allow */
 	int64_t request_max;     /* bytes; larger requests are not kept for the mirror */
-	int64_t mirror_queue_max;  /* bytes of effects queued per worker before keys become dirty */
+	int64_t mirror_queue_max;  /* bytes held per worker for effects on their way before keys become dirty */
 	int64_t dirty_keys_max;  /* per worker, before slots become dirty */
 	int64_t known_keys_max;  /* entries of the exact table, per worker */
 	int64_t large_value;     /* bytes; larger values are copied in chunks */

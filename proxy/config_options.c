@@ -123,7 +123,7 @@ const struct option config_options[] = {
 	{ "request-max", OPTION_SIZE, AT(request_max), "16mb", 64 * 1024, INT64_C(1) << 30, NULL, RELOAD_YES, SIZE_EXPECTED ", from 64kb to 1gb",
 	  "larger requests are not kept for the mirror: their keys are copied instead" },
 	{ "mirror-queue-max", OPTION_SIZE, AT(mirror_queue_max), "64mb", 1024 * 1024, INT64_C(1) << 40, NULL, RELOAD_YES,
-	  SIZE_EXPECTED ", at least 1mb", "effects queued per worker before their keys become dirty instead" },
+	  SIZE_EXPECTED ", at least 1mb", "memory per worker for effects on their way before their keys become dirty instead" },
 	{ "dirty-keys-max", OPTION_COUNT, AT(dirty_keys_max), "1000000", 1000, INT64_C(1) << 32, NULL, RELOAD_YES,
 	  COUNT_EXPECTED ", at least 1000", "dirty keys per worker before whole slots become dirty" },
 	{ "known-keys-max", OPTION_COUNT, AT(known_keys_max), "4000000", 1000, INT64_C(1) << 32, NULL, RELOAD_NO,

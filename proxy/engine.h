@@ -62,7 +62,7 @@ struct engine_io {
 struct engine_options {
 	bool mirror, ack_both;
 	struct journal *journal; /* NULL: what is owed does not survive the process */
-	size_t queue_max;     /* bytes of effects on their way */
+	size_t queue_max;     /* bytes held for effects on their way */
 	size_t dirty_max, known_max;
 	size_t request_max;   /* larger requests are not kept: their keys become dirty */
 	size_t inband_max;    /* bytes of an in-band copy */
@@ -141,6 +141,7 @@ void engine_alone_end(struct engine *e, enum alone_result result, const char *wh
 bool engine_wants_turns(const struct engine *e);           /* something waits for time */
 bool engine_is_unfinished(const struct engine *e);         /* the next turn goes on with it: no waiting before */
 /* The limits that may change while running. */
+size_t engine_tidy(struct engine *e); /* gives back what was not needed since the last call; how many bytes */
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max);
 bool engine_settled(const struct engine *e);               /* idle, and nothing dirty: the follower has everything */
 bool engine_idle(const struct engine *e);                  /* nothing in flight, queued or waiting: may stop */

@@ -118,7 +118,7 @@ struct mwrite {
 	int64_t sent_us;
 	int64_t sent_ms;         /* the authority's clock when it was sent */
 	uint32_t replies_left;   /* of the follower */
-	size_t queued;           /* bytes at the follower */
+	size_t queued;           /* bytes held until the follower has acknowledged it */
 	enum side follower;
 	bool begun, compare, failed, answer_held, released;
 	bool script;             /* of its commands some is a script */
@@ -206,6 +206,7 @@ struct engine {
 	struct crowd *crowd_now; /* whose part is being made */
 	uint64_t crowd_keys;     /* of all crowds, not settled */
 	struct mwrite *pool;
+	size_t pooled, pooled_least; /* in the pool; since engine_tidy() never fewer */
 	size_t queued_bytes, queued, dirty_slots;
 	unsigned unwatched;      /* slots */
 	unsigned repairs;        /* asked and not yet answered */
@@ -363,8 +364,15 @@ static inline void crowd_first(struct engine *e, uint16_t slot)
 		crowd_settle_slot(e, slot);
 }
 
-/* engine_mirror.c */
+/* engine_kept.c */
 struct mwrite *mirror_new(struct engine *e);
+void mirror_free(struct mwrite *mw);
+void mirror_release_pool(struct engine *e);
+size_t kept_size(const struct mwrite *mw, size_t sent); /* what it holds, from when so many bytes of it are sent */
+bool kept_alone(const struct engine *e);                /* so much is under way that the next effect must not hold its client's bytes */
+void kept_trim(struct mwrite *mw, bool alone);          /* it was sent: only the names of the written keys, and what the answers are compared with, are needed from now on */
+
+/* engine_mirror.c */
 bool mirror_spans_slots(struct engine *e, const struct mwrite *mw);
 void mirror_effect(struct engine *e, struct mwrite *mw);
 void mirror_crowds_first(struct engine *e, const struct mwrite *mw);
@@ -374,7 +382,6 @@ void mirror_transmitted(struct engine *e, struct req *r, uint16_t node); /* send
 void mirror_redirected(struct mwrite *mw);               /* it will be sent again: what comes of the tail is skipped */
 void mirror_replied(struct engine *e, struct req *r, const struct reply *reply); /* may keep the answer back */
 void mirror_unknown(struct engine *e, struct req *r, const char *why);
-void mirror_release_pool(struct engine *e);
 bool engine_reply_is_error(const struct reply *r);
 
 enum verdict { SEND, DROP, SNAPSHOT }; /* the effect goes; a copy to come has it; the written keys are copied */
@@ -427,6 +434,8 @@ uint32_t multi_replies(const struct req *r);
 void multi_replied(struct engine *e, struct mwrite *mw);
 bool multi_as_expected(const struct mwrite *mw, const struct reply *r);
 void multi_release(struct mblock *b);
+void multi_trim(struct mblock *b);         /* it was sent: only the answers to come matter */
+size_t multi_kept(const struct mblock *b); /* bytes of what stays then; NULL: 0 */
 
 /* engine_dirty.c */
 void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why);

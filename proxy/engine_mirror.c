@@ -13,51 +13,10 @@
 #include "resp/digits.h"
 #include "resp/write.h"
 
-struct mwrite *mirror_new(struct engine *e)
-{
-	struct mwrite *mw = e->pool;
-
-	if (mw)
-		e->pool = mw->next;
-	else if (!(mw = malloc(sizeof *mw)))
-		abort();
-	memset(mw, 0, sizeof *mw);
-	mw->engine = e;
-	return mw;
-}
-
-static void mw_free(struct mwrite *mw)
-{
-	struct engine *e = mw->engine;
-
-	for (uint32_t i = 0; i < mw->nkeys; i++)
-		note_paid(e, &mw->keys[i].entry, mw->keys[i].slot);
-	if (mw->crowd)
-		crowd_paid(e, mw->crowd);
-	block_unref(mw->block);
-	if (mw->keys != mw->inline_keys)
-		free(mw->keys);
-	block_unref(mw->reply_block);
-	sdsfree(mw->probe_reply);
-	sdsfree(mw->effect.block);
-	multi_release(mw->multi);
-	mw->next = e->pool;
-	e->pool = mw;
-}
-
 void mirror_discard(struct mwrite *mw)
 {
 	free(mw->spread); /* its parts have gone with their connections */
-	mw_free(mw);
-}
-
-void mirror_release_pool(struct engine *e)
-{
-	while (e->pool) {
-		struct mwrite *mw = e->pool;
-		e->pool = mw->next;
-		free(mw);
-	}
+	mirror_free(mw);
 }
 
 /* --- before the authority --- */
@@ -310,7 +269,7 @@ void mirror_release(struct mwrite *mw)
 	mw->answer_held = false;
 	mw->released = true;
 	if (!mw->tail_skip) /* else the last answer that is still to come frees it */
-		mw_free(mw);
+		mirror_free(mw);
 }
 
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why)
@@ -472,27 +431,29 @@ void mirror_effect_send(struct engine *e, struct mwrite *mw)
 	bool same = mw->effect.kind == EFFECT_IS_SAME;
 	const char *bytes = same ? mw->bytes : mw->effect.block;
 	size_t len = same ? mw->len : sdslen(mw->effect.block);
+	bool alone = kept_alone(e);
+	sds checks = mw->checks ? cat_checks(sdsempty(), mw) : NULL;
 
 	mw->follower = slot_follower(e, mw->slot);
 	mw->replies_left = same ? 1 : mw->effect.ncommands;
-	mw->queued = len;
+	mw->queued = kept_size(mw, len + (checks ? sdslen(checks) : 0));
 	mw->sent_us = e->io.now_us(e->io.ctx);
 	if (same) {
 		mw->effect.expect = EXPECT_SAME;
 		mw->effect.ncommands = 1;
 	}
-	follower_queued(e, mw->slot, len);
+	follower_queued(e, mw->slot, mw->queued);
 	for (uint32_t i = 0; i < mw->nkeys; i++)
 		if (mw->keys[i].writes)
 			version_pend(&e->versions, stripe_of(mw->keys[i].hash.low64));
 	stat_add(&e->stats->effects, 1);
-	e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, bytes, len, same ? mw->block : NULL, mw->replies_left, on_effect_reply, mw);
-	if (mw->checks) {
-		sds s = cat_checks(sdsempty(), mw);
-		e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, s, sdslen(s), NULL, mw->checks, on_follower_check, mw);
-		sdsfree(s);
-	}
+	e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, bytes, len, same && (!alone || len >= BLOCK_SIZE) ? mw->block : NULL, mw->replies_left, on_effect_reply,
+		   mw);
+	if (checks)
+		e->io.send(e->io.ctx, mw->follower, mw->db, mw->slot, NODE_NONE, checks, sdslen(checks), NULL, mw->checks, on_follower_check, mw);
+	sdsfree(checks);
 	complete(e, mw);
+	kept_trim(mw, alone);
 }
 
 /* A copy that holds all marks so far is on its way: effects behind it find the key whole. */
@@ -683,7 +644,7 @@ static void on_tail(void *arg, const struct reply *r)
 	if (!mw->tail_skip)
 		tail_reply(mw, r);
 	else if (--mw->tail_skip == 0 && mw->released)
-		mw_free(mw);
+		mirror_free(mw);
 	authority_replied(e, slot);
 	if (!e->slots[slot].inflight)
 		engine_wait_lift(e, slot, 0);

@@ -44,13 +44,27 @@ struct mblock {
 	uint32_t nwants;
 };
 
-void multi_release(struct mblock *b)
+void multi_trim(struct mblock *b)
 {
 	if (!b)
 		return;
 	for (uint32_t i = 0; i < b->n; i++)
 		sdsfree(b->calls[i].effect.block);
 	free(b->calls);
+	b->calls = NULL;
+	b->n = 0;
+}
+
+size_t multi_kept(const struct mblock *b)
+{
+	return b ? sizeof *b + b->nwants * sizeof *b->wants : 0;
+}
+
+void multi_release(struct mblock *b)
+{
+	if (!b)
+		return;
+	multi_trim(b);
 	free(b->wants);
 	free(b);
 }

@@ -31,7 +31,7 @@ static size_t tidy_requests(struct worker *w)
 
 static size_t tidy_pools(struct worker *w)
 {
-	return tidy_requests(w) + outq_pool_trim() + block_pool_trim();
+	return tidy_requests(w) + engine_tidy(w->engine) + outq_pool_trim() + block_pool_trim();
 }
 
 /* At rest. Blocks go into the pool. */

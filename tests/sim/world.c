@@ -208,7 +208,7 @@ static void draw_profile(struct world *w)
 void world_engine(struct world *w, const uint8_t *authority, bool mirror)
 {
 	const struct profile *p = &w->profile;
-	struct engine_options o = { .mirror = mirror, .ack_both = p->ack_both, .queue_max = p->narrow ? 400 : 1 << 20, .dirty_max = p->few_dirty ? 2 : 100,
+	struct engine_options o = { .mirror = mirror, .ack_both = p->ack_both, .queue_max = p->narrow ? 4000 : 1 << 20, .dirty_max = p->few_dirty ? 2 : 100,
 		.known_max = p->few_known ? 2 : 100, .request_max = 1 << 20, .inband_max = p->small_inband ? 60 : 1 << 20, .resend_us = 60000, .crowd_least = p->crowds ? 2 : 0 };
 	static uint8_t mine[SLOTS];
 	static bool synced[SLOTS];
