@@ -13,6 +13,7 @@
 
 #include "net/transport.h"
 #include "proxy/alone.h"
+#include "proxy/bulk.h"
 #include "proxy/handover_client.h"
 #include "proxy/knot.h"
 #include "proxy/log.h"
@@ -186,6 +187,8 @@ static void client_drop(struct client *c)
 	if (c->parked)
 		blocked_leave(w, c, UNPARK_GONE);
 	c->parked = NULL;
+	if (c->bulk)
+		bulk_abandon(c);
 	for (struct req *r = c->head, *next; r; r = next) {
 		next = r->next;
 		r->client = NULL;
@@ -244,7 +247,7 @@ void client_enqueue(struct client *c, struct req *r)
 	r->from = (uint32_t)c->id;
 	r->proto = c->proto;
 	r->db = c->db;
-	r->silent = client_is_quiet(c);
+	r->silent |= client_is_quiet(c);
 	r->next = NULL;
 	*(c->tail ? &c->tail->next : &c->head) = r;
 	c->tail = r;
@@ -293,8 +296,11 @@ static void emit(struct worker *w, struct client *c, struct req *r)
 		txn_emit(w, c, r);
 		return;
 	}
-	if (r->silent)
+	if (r->silent) {
+		if (r->probe)
+			bulk_probed(c, r);
 		return;
+	}
 	if (r->proto == 2 && r->cmd && resp2_differs(r->cmd, slice(r->reply, r->reply_len))) { /* without cmd it is our own, and right as it is */
 		uint32_t argc = words_again(w, r->bytes, r->len);
 		sds out = resp2_convert(sdsempty(), r->cmd, argc, w->argv, slice(r->reply, r->reply_len));
@@ -554,8 +560,17 @@ static void make_room(struct client *c)
 
 static void take_own(struct worker *w, struct client *c)
 {
+	enum bulk_step step = c->bulk ? bulk_goes_on(w, c) : BULK_PASSED;
+
+	if (step != BULK_PASSED) {
+		if (step == BULK_WAITS)
+			pause_reading(w, c);
+		return;
+	}
 	if (!take_requests(w, c, c->parser, c->in, &c->in_off) || c->in_off == c->in->used)
 		drop_input(c);
+	else if (c->parser->need >= BULK_LEAST && bulk_begins(w, c))
+		pause_reading(w, c);
 }
 
 /* The shared read block: its tail is free as long as requests of earlier reads are held. */
@@ -576,8 +591,12 @@ static void take_shared(struct worker *w, struct client *c, struct block *b, siz
 {
 	block_ref(b);
 	resp_request_reset(&w->parser);
-	if (take_requests(w, c, &w->parser, b, &off) && off < b->used)
-		keep_rest(c, b->data + off, b->used - off, w->parser.need);
+	if (take_requests(w, c, &w->parser, b, &off) && off < b->used) {
+		bool large = w->parser.need >= BULK_LEAST;
+		keep_rest(c, b->data + off, b->used - off, large ? 0 : w->parser.need);
+		if (large)
+			take_own(w, c);
+	}
 	block_unref(b);
 }
 
@@ -601,21 +620,38 @@ static size_t read_most(const struct client *c, size_t used)
 	return known < BLOCK_LARGE ? BLOCK_LARGE : known < BELIEVED_MAX ? known : BELIEVED_MAX;
 }
 
+/* Of a large request that is passed on nothing is kept but what the connection has not taken yet. */
+static void bulk_room(struct client *c)
+{
+	struct block *b = c->in;
+
+	assert(c->in_off == b->used);
+	if (block_is_sole(b))
+		b->used = c->in_off = 0;
+	if (b->cap - b->used >= READ_ROOM_MIN)
+		return;
+	block_unref(b);
+	c->in = block_new(BLOCK_LARGE);
+	c->in_off = 0;
+}
+
 static void read_once(struct worker *w, struct client *c)
 {
 	bool own = c->in != NULL;
 	struct block *b;
 
-	if (own)
+	if (own && bulk_is_passing(c))
+		bulk_room(c);
+	else if (own)
 		make_room(c);
 	b = own ? c->in : shared_block(w);
-	size_t off = b->used, room = b->cap - off, most = read_most(c, off);
+	size_t off = b->used, room = b->cap - off, most = c->bulk ? BLOCK_LARGE : read_most(c, off);
 	ssize_t n = transport_read(c->reader.fd, c->tls, b->data + off, room < most ? room : most);
 	if (n < 0) {
 		read_failed(w, c, errno);
 		return;
 	}
-	if (n == 0 && c->parked) {
+	if (n == 0 && (c->parked || bulk_is_passing(c))) {
 		client_drop(c);
 		return;
 	}

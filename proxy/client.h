@@ -45,6 +45,7 @@ struct client {
 	struct block *in;          /* an incomplete request, or input that waits */
 	size_t in_off;
 	struct resp_request *parser; /* its state; NULL when in is NULL */
+	struct bulk *bulk;         /* bulk.h: a large request that is passed on as it comes; NULL: none */
 	bool hold;                 /* an answer decides how what follows is understood: not parsed until then */
 	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
 	struct tls *tls;           /* NULL: plain */

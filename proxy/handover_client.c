@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/bulk.h"
 #include "proxy/client.h"
 #include "proxy/handover.h"
 #include "proxy/log.h"
@@ -71,7 +72,7 @@ static bool all_between_requests(struct worker *w)
 			client_flush_soon(w, c);
 		all &= is_dead(c) || !c->head;
 	}
-	return all && !w->cuts && !w->later_clients && !w->flush_clients && !w->again_clients;
+	return all && !bulks_busy(w) && !w->cuts && !w->later_clients && !w->flush_clients && !w->again_clients;
 }
 
 static bool is_over(struct worker *w)

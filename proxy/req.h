@@ -77,6 +77,7 @@ struct req {
 	bool subscribes;            /* the confirmation of a SUBSCRIBE: from when it is given on, messages are */
 	bool resent;                /* waits in the slot's resend list or was in it */
 	bool behind_wide;           /* the owner's: its place is in engine->turned, or was when it was sent last */
+	bool probe;                 /* home's own, and silent: a question ahead of a large request (bulk.h) */
 	bool knot;                  /* home's: one of the client's knots (knot.h) */
 };
 

@@ -24,7 +24,7 @@ static void post(struct worker *from, struct worker *to, mail_fn *fn, void *arg)
 		mailbox_post(from->fleet->mail, to->id, from->id, fn, arg);
 }
 
-static void count_held(struct worker *w, size_t more, size_t less)
+void stream_count_held(struct worker *w, size_t more, size_t less)
 {
 	uint64_t held = atomic_load_explicit(&w->stats->large_held, memory_order_relaxed) + more - less;
 
@@ -44,7 +44,7 @@ static void piece_taken(void *arg)
 	if (p->next)
 		p->next->at = p->at;
 	s->ahead -= p->n;
-	count_held(s->owner, 0, p->n);
+	stream_count_held(s->owner, 0, p->n);
 	free(p);
 	if (s->from && s->ahead < STREAM_AHEAD / 2)
 		upstream_read_on(s->from);
@@ -117,7 +117,7 @@ bool stream_piece(void *ctx, struct upstream *u, const char *p, size_t n, struct
 		s->given->at = &piece->next;
 	s->given = piece;
 	s->ahead += n;
-	count_held(w, n, 0);
+	stream_count_held(w, n, 0);
 	post(w, s->home, piece_comes, piece);
 	return s->all || s->ahead < STREAM_AHEAD;
 }

@@ -46,6 +46,7 @@ bool stream_begins(void *ctx, struct upstream *u);
 bool stream_piece(void *ctx, struct upstream *u, const char *p, size_t n, struct block *block);
 void stream_over(void *ctx, struct upstream *u, bool whole);
 void stream_take_all(struct stream *s);  /* from now on its client is not waited for */
+void stream_count_held(struct worker *w, size_t more, size_t less); /* bytes of large values, for status: large requests are counted there, too */
 void streams_free(struct worker *w);     /* by the control thread, when every thread has ended */
 
 /* Home's: it is the client's turn, and the head is in its queue. True: so is all the rest, and r->stream is NULL. */

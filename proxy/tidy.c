@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "proxy/aside.h"
+#include "proxy/bulk.h"
 #include "proxy/worker.h"
 
 #define LOOK_S 0.25
@@ -41,7 +42,7 @@ static size_t tidy_buffers(struct worker *w)
 
 	for (uint16_t i = 0; i < w->nupstreams; i++)
 		freed += upstream_tidy(w->upstreams[i]);
-	freed += asides_tidy(w);
+	freed += asides_tidy(w) + bulks_tidy(w);
 	if (w->read_block && block_is_sole(w->read_block)) {
 		block_unref(w->read_block);
 		w->read_block = NULL;

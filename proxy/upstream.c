@@ -175,6 +175,7 @@ static void forget_connection(struct upstream *u)
 	u->client_id = 0;
 	u->watching = false;
 	u->flushes = u->nulls_due = 0;
+	u->partial = false;
 	u->sample_at = 0;
 	close_reset(u);
 	large_ends(u, false);
@@ -701,6 +702,8 @@ void upstream_flush(struct upstream *u)
 	u->written += (uint64_t)n;
 	if (!outq_empty(&u->out))
 		ev_io_start(u->owner->loop, &u->writer);
+	if (u->owner->wrote)
+		u->owner->wrote(u->owner->ctx, u);
 }
 
 static void on_selected(void *arg, const struct reply *r)
@@ -743,6 +746,24 @@ void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct b
 		u->owner->flush_soon(u->owner->ctx, u);
 }
 
+void upstream_send_more(struct upstream *u, const char *p, size_t n, struct block *holder, bool last)
+{
+	u->partial = !last;
+	u->progress = now(u);
+	u->queued += n;
+	outq_add(&u->out, p, n, holder);
+	if (!u->flushing)
+		u->owner->flush_soon(u->owner->ctx, u);
+}
+
+/* Is it the server that is waited for? */
+static bool waits_for_server(const struct upstream *u)
+{
+	if (u->partial && outq_empty(&u->out))
+		return false;
+	return (u->fifo_n || u->rest) && !u->stopped;
+}
+
 static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct upstream *u = w->data;
@@ -754,7 +775,7 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 		upstream_give_up(u, "it did not answer to TLS in time: does it speak TLS?");
 	} else if (u->state != UPSTREAM_UP) {
 		upstream_give_up(u, u->state == UPSTREAM_CONNECTING ? "connecting took too long" : "it did not answer the greeting in time");
-	} else if ((u->fifo_n || u->rest) && !u->stopped && now(u) - u->progress > u->owner->reply_timeout_s) {
+	} else if (waits_for_server(u) && now(u) - u->progress > u->owner->reply_timeout_s) {
 		snprintf(why, sizeof why, "no reply for %.0f ms", (now(u) - u->progress) * 1000);
 		upstream_give_up(u, why);
 	}

@@ -14,6 +14,8 @@
  * A reply that is one bulk of at least owner->large_least bytes may be taken as it comes (owner->large): its head is its answer, the rest goes to owner->piece, read no faster than that
  * takes it; what is behind it waits.
  *
+ * A command may be sent piece by piece (upstream_send_more): whoever does so has the connection for himself.
+ *
  * While it is DOWN commands fail at the next turn; each attempt to send after the back-off tries to connect. Thread: the worker's. */
 #ifndef CROSSFADE_UPSTREAM_H
 #define CROSSFADE_UPSTREAM_H
@@ -55,6 +57,7 @@ struct upstream_owner { /* the worker */
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
 	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
 	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */
+	void (*wrote)(void *ctx, struct upstream *u);                 /* NULL, or called behind each */
 	bool (*pushed)(void *ctx, struct upstream *u, struct slice push); /* a complete RESP3 push; true: it is the answer that is awaited first */
 	void (*up)(void *ctx, struct upstream *u);
 	void (*lost)(void *ctx, struct upstream *u, const char *why, bool was_up);
@@ -92,6 +95,7 @@ struct upstream {
 	uint64_t rest;           /* bytes to come of the reply that is taken as it comes; 0: none is */
 	char end[2];             /* the last two of it that came */
 	bool stopped;            /* its pieces have to be taken first */
+	bool partial;            /* of what was sent last there is more to come */
 	struct stream *stream;   /* the owner's: to whom it goes */
 	ev_tstamp progress;      /* last time something was read, or the first await began */
 	ev_tstamp retry_at;
@@ -125,6 +129,8 @@ void upstream_watch(struct upstream *u, bool on); /* wanted from the next connec
 /* db: what the commands are about; a SELECT goes before them if another one was meant last. One that is refused gives the connection up. */
 #define UPSTREAM_ANY_DB (-1) /* they look at no database */
 void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct block *holder, unsigned replies, reply_fn *fn, void *arg);
+/* upstream_send was given the beginning of a command only: more of it. Not before `last` can it be executed. */
+void upstream_send_more(struct upstream *u, const char *p, size_t n, struct block *holder, bool last);
 /* upstream_flushes.c: a FLUSHALL of ours is reported to us, too: one push for each, before its end's PING comes back. */
 void upstream_expect_flush(struct upstream *u);
 bool upstream_take_flush(struct upstream *u); /* a push about a flush has come: is it ours? */
@@ -137,6 +143,7 @@ const struct await *upstream_awaits(const struct upstream *u, uint32_t i); /* th
 void upstream_read_on(struct upstream *u); /* what piece() wanted to be taken first has been */
 /* upstream_orphans.c: one to the same node beside it was given up, or takes its place in doing so: before anything that is sent here later the server forgets those (race 7). */
 void upstream_inherit(struct upstream *u, const struct upstream *other);
+void upstream_inherit_one(struct upstream *u, const char *run_id, int64_t client_id); /* of which this is known */
 void upstream_orphans_ended(struct upstream *u); /* upstream.c: it is up, and its greeting has ended them */
 
 static inline bool upstream_is_up(const struct upstream *u)

@@ -42,16 +42,20 @@ static void take(struct upstream *u, const char *run_id, sds kills, unsigned n)
 	upstream_send(u, UPSTREAM_ANY_DB, kills, sdslen(kills), NULL, n, on_killed, u);
 }
 
-void upstream_inherit(struct upstream *u, const struct upstream *other)
+void upstream_inherit_one(struct upstream *u, const char *run_id, int64_t client_id)
 {
 	char id[24];
 
+	snprintf(id, sizeof id, "%lld", (long long)client_id);
+	sds kill = resp_cat_words(sdsempty(), "CLIENT", "KILL", "ID", id, NULL);
+	take(u, run_id, kill, 1);
+	sdsfree(kill);
+}
+
+void upstream_inherit(struct upstream *u, const struct upstream *other)
+{
 	if (other->orphans)
 		take(u, other->orphans_run_id, other->orphans, other->norphans);
-	if (!other->zombie_id)
-		return;
-	snprintf(id, sizeof id, "%lld", (long long)other->zombie_id);
-	sds kill = resp_cat_words(sdsempty(), "CLIENT", "KILL", "ID", id, NULL);
-	take(u, other->zombie_run_id, kill, 1);
-	sdsfree(kill);
+	if (other->zombie_id)
+		upstream_inherit_one(u, other->zombie_run_id, other->zombie_id);
 }

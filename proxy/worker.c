@@ -8,6 +8,7 @@
 #include "backfill/own_keys.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
+#include "proxy/bulk.h"
 #include "proxy/client.h"
 #include "proxy/cut.h"
 #include "proxy/handover_client.h"
@@ -416,7 +417,7 @@ static void mirror_turn(struct worker *w)
 {
 	static const char ping[] = "*1\r\n$4\r\nPING\r\n";
 
-	if (!w->mirror_wanted || w->mirror_answers || asides_busy(w))
+	if (!w->mirror_wanted || w->mirror_answers || asides_busy(w) || bulks_busy(w))
 		return;
 	enum side side = fleet_authority(w->fleet, 0);
 	struct topology *t = w->topology[side];
@@ -554,6 +555,8 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	mirror_turn(w);
 	if (w->asides)
 		asides_turn(w);
+	if (w->bulks)
+		bulks_turn(w);
 	pubsub_turn(w->pubsub);
 	tracking_turn(w);
 	while (has_work(w)) {
@@ -709,6 +712,7 @@ void *worker_main(void *arg)
 		upstream_close(w->upstreams[i]);
 	watch_connections_free(w);
 	asides_free(w);
+	bulks_close(w);
 	for (uint16_t i = 0; i < w->nupstreams; i++)
 		upstream_free(w->upstreams[i]);
 	outq_pool_release();
@@ -729,6 +733,7 @@ void worker_release(struct worker *w)
 		free(r);
 	}
 	streams_free(w);
+	bulks_free(w);
 	engine_free(w->engine);
 	alone_free(w);
 	watches_free(w);

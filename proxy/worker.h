@@ -23,6 +23,8 @@
 struct alone;
 struct alone_part;
 struct asides;
+struct bulk;
+struct bulks;
 struct stream;
 struct client;
 struct cut;
@@ -59,6 +61,7 @@ struct worker {
 	struct alone *alone;         /* the conductor's: commands that run alone, the first is under way (alone.c) */
 	struct alone_part *alone_part; /* of the one under way; NULL: none */
 	struct asides *asides;       /* aside.h; NULL: there never was one */
+	struct bulks *bulks;         /* bulk.h; NULL: there never was one */
 	struct stream *streams;      /* large replies that come on its connections (stream.h) */
 	bool finished;               /* the follower's side is not spoken to any more */
 	struct waitaof *waitaof;     /* those that were ever taken */

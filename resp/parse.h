@@ -52,6 +52,7 @@ struct resp_request {
 	int64_t multibulk; /* words still to come; -1 before the header */
 	int64_t bulk;      /* length of the current bulk; -1 before its header */
 	char error_text[40]; /* the one error that quotes the input */
+	bool whole;        /* the caller's, false after `_reset` */
 };
 
 void resp_request_init(struct resp_request *r, const struct resp_limits *limits);
@@ -70,6 +71,27 @@ static inline struct slice resp_request_arg(const struct resp_request *r, const 
 	const char *base = resp_request_base(r, buf);
 	return slice(base + r->argv[i].off, r->argv[i].len);
 }
+
+/* The end of a request of which nobody needs the words that are still to come: pieces of its bytes are looked at as they come, and not kept. Where it ends, and what is
+ * wrong with it, is the same as resp_request_parse would say of the whole, and with any split. */
+#define RESP_SKIP_LINE 32 /* no number is that long */
+struct resp_skip {
+	const char *error; /* RESP_BAD */
+	/* private: */
+	const struct resp_limits *limits;
+	int64_t words;     /* that have not ended */
+	uint64_t left;     /* bytes of the one at hand, with its end; 0: its header comes */
+	uint64_t line;     /* bytes of the header so far, and the first of them */
+	char kept[RESP_SKIP_LINE];
+	bool ended;        /* its \r has come */
+	bool broken;       /* there is no \r behind the word */
+	char error_text[40];
+};
+
+/* r is an array, and RESP_MORE was said of it with less than its end there. Returns where the bytes begin, from the start of the request, that are to be given to resp_skip. */
+uint64_t resp_skip_init(struct resp_skip *s, const struct resp_request *r);
+/* RESP_OK: the request ends with the first `used` bytes. RESP_MORE: it does not end in them. */
+enum resp_status resp_skip(struct resp_skip *s, const char *p, size_t n, size_t *used);
 
 #define RESP_MAX_DEPTH 64
 

@@ -67,6 +67,7 @@ void resp_request_reset(struct resp_request *r)
 	r->scan = 0;
 	r->multibulk = -1;
 	r->bulk = -1;
+	r->whole = false;
 }
 
 void resp_request_release(struct resp_request *r)
@@ -132,6 +133,18 @@ static const struct header_rule bulk_rule = { '$', "Protocol error: too big bulk
 	"Protocol error: invalid bulk length" };
 static const char invalid_crlf[] = "Protocol error: invalid CRLF in request";
 
+/* A whole header line of n bytes, without its end, and what stands behind its \r. NULL: it is a number. text: room for an error. */
+static const char *judge_header(const char *line, uint64_t n, char behind, const struct header_rule *rule, char text[static 40], int64_t *number)
+{
+	if (line[0] != rule->type) {
+		snprintf(text, 40, "Protocol error: expected '$', got '%c'", line[0]);
+		return text;
+	}
+	if (behind != '\n')
+		return invalid_crlf;
+	return resp_string_to_int(line + 1, n - 1, number) ? NULL : rule->invalid;
+}
+
 /* A header line that is incomplete, negative, malformed or too long. RESP_OK: the number, and r->pos is behind the line. */
 static enum resp_status slow_header(struct resp_request *r, const char *buf, size_t len, const struct header_rule *rule, int64_t *n)
 {
@@ -142,14 +155,9 @@ static enum resp_status slow_header(struct resp_request *r, const char *buf, siz
 		return bad(r, rule->too_big);
 	if (!found || r->scan + 1 >= len)
 		return more(r, len + 1);
-	if (buf[pos] != rule->type) {
-		snprintf(r->error_text, sizeof(r->error_text), "Protocol error: expected '$', got '%c'", buf[pos]);
-		return bad(r, r->error_text);
-	}
-	if (buf[r->scan + 1] != '\n')
-		return bad(r, invalid_crlf);
-	if (!resp_string_to_int(buf + pos + 1, r->scan - pos - 1, n))
-		return bad(r, rule->invalid);
+	const char *error = judge_header(buf + pos, r->scan - pos, buf[r->scan + 1], rule, r->error_text, n);
+	if (error)
+		return bad(r, error);
 	r->pos = r->scan + 2;
 	return RESP_OK;
 }
@@ -267,6 +275,15 @@ static enum resp_status parse_multibulk(struct resp_request *r, const char *buf,
 	return RESP_OK;
 }
 
+static inline const char *bulk_is_wrong(const struct resp_limits *limits, uint64_t n)
+{
+	if (n > limits->max_bulk)
+		return bulk_rule.invalid;
+	if (__builtin_expect(limits->unauthenticated, 0) && n > UNAUTH_BULK)
+		return "Protocol error: unauthenticated bulk length";
+	return NULL;
+}
+
 /* The header of the next word. RESP_OK: r->bulk is its length and r->pos its start. */
 static inline enum resp_status parse_bulk_header(struct resp_request *r, const char *buf, size_t len)
 {
@@ -285,10 +302,9 @@ static inline enum resp_status parse_bulk_header(struct resp_request *r, const c
 		if (any < 0)
 			return bad(r, bulk_rule.invalid);
 	}
-	if (n > limits->max_bulk)
-		return bad(r, bulk_rule.invalid);
-	if (__builtin_expect(limits->unauthenticated, 0) && n > UNAUTH_BULK)
-		return bad(r, "Protocol error: unauthenticated bulk length");
+	const char *error = bulk_is_wrong(limits, n);
+	if (error)
+		return bad(r, error);
 	r->bulk = (int64_t)n;
 	return RESP_OK;
 }
@@ -326,4 +342,90 @@ enum resp_status resp_request_parse(struct resp_request *r, const char *buf, siz
 	assert(r->pos <= len);
 	r->used = r->pos;
 	return RESP_OK;
+}
+
+/* --- skipping --- */
+
+uint64_t resp_skip_init(struct resp_skip *s, const struct resp_request *r)
+{
+	assert(r->multibulk > 0);
+	*s = (struct resp_skip){ .limits = r->limits, .words = r->multibulk, .left = r->bulk < 0 ? 0 : (uint64_t)r->bulk + 2 };
+	return r->pos;
+}
+
+static enum resp_status skip_bad(struct resp_skip *s, const char *error)
+{
+	s->error = error;
+	return RESP_BAD;
+}
+
+/* The header is whole, and `behind` stands behind its \r. */
+static enum resp_status skip_header_ends(struct resp_skip *s, char behind)
+{
+	uint64_t n = s->line < RESP_SKIP_LINE ? s->line : RESP_SKIP_LINE;
+	int64_t number = 0;
+	const char *error = judge_header(s->kept, n, behind, &bulk_rule, s->error_text, &number);
+
+	if (error)
+		return skip_bad(s, error);
+	if (number < 0)
+		return skip_bad(s, bulk_rule.invalid);
+	if ((error = bulk_is_wrong(s->limits, (uint64_t)number)))
+		return skip_bad(s, error);
+	s->left = (uint64_t)number + 2;
+	s->line = 0;
+	s->ended = false;
+	return RESP_OK;
+}
+
+/* One more byte of a header. RESP_OK: it was its last one. */
+static enum resp_status skip_header(struct resp_skip *s, char c)
+{
+	if (s->ended)
+		return skip_header_ends(s, c);
+	if (s->line < RESP_SKIP_LINE)
+		s->kept[s->line] = c;
+	if (c == '\r') {
+		s->ended = true;
+		return RESP_MORE;
+	}
+	return ++s->line > s->limits->max_inline ? skip_bad(s, bulk_rule.too_big) : RESP_MORE;
+}
+
+/* Up to n bytes of a word and its end. Returns how many; the word's last one was among them when `left` is 0. */
+static size_t skip_word(struct resp_skip *s, const char *p, size_t n)
+{
+	uint64_t left = s->left;
+	size_t take = n < left ? n : (size_t)left;
+
+	if (left >= 2 && take >= left - 1)
+		s->broken = p[left - 2] != '\r';
+	if (take == left)
+		s->broken |= p[left - 1] != '\n';
+	s->left -= take;
+	return take;
+}
+
+enum resp_status resp_skip(struct resp_skip *s, const char *p, size_t n, size_t *used)
+{
+	size_t at = 0;
+
+	while (at < n) {
+		if (!s->left) {
+			if (skip_header(s, p[at++]) == RESP_BAD)
+				return RESP_BAD;
+			continue;
+		}
+		at += skip_word(s, p + at, n - at);
+		if (s->left)
+			break;
+		if (s->broken)
+			return skip_bad(s, invalid_crlf);
+		if (--s->words == 0) {
+			*used = at;
+			return RESP_OK;
+		}
+	}
+	*used = n;
+	return RESP_MORE;
 }

@@ -1,4 +1,4 @@
-/* fuzz_request.c - requests: a split, drawn by what is split, says the same as the whole, and what was parsed and written again is parsed as the same words. */
+/* fuzz_request.c - requests: a split, drawn by what is split, says the same as the whole, so does who skips the end of one, and what was parsed and written again is parsed as the same words. */
 #include <hiredis/sds.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -66,6 +66,26 @@ static void check_words(const struct resp_request *r, const char *data)
 	free(words);
 }
 
+/* The words behind the first `head` bytes are skipped: the request ends at the same place, and the same is wrong with it. */
+static void check_skip(const struct resp_request *whole, enum resp_status status, const char *data, size_t size, size_t head, size_t step)
+{
+	struct resp_request r;
+	struct resp_skip skip;
+	size_t used = 0;
+
+	resp_request_init(&r, &limits);
+	enum resp_status s = parse_in_steps(&r, data, head, head, 1);
+	if (s == RESP_MORE && r.multibulk > 0) {
+		size_t at = (size_t)resp_skip_init(&skip, &r);
+		for (; s == RESP_MORE && at < size; at += s == RESP_BAD ? 0 : used)
+			s = resp_skip(&skip, data + at, size - at < step ? size - at : step, &used);
+		CHECK(s == status);
+		CHECK(s != RESP_OK || at == whole->used);
+		CHECK(s != RESP_BAD || strcmp(skip.error, whole->error) == 0);
+	}
+	resp_request_release(&r);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
 	const char *data = (const char *)bytes;
@@ -82,6 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	CHECK(parse_in_steps(&split, data, size, chance / 4 % (size + 1), chance % 4 ? size : 1) == status);
 	CHECK(status != RESP_OK || split.used == whole.used);
 	CHECK(status != RESP_BAD || strcmp(split.error, whole.error) == 0);
+	check_skip(&whole, status, data, size, chance / 4 % (size + 1), chance % 4 ? size + 1 : 1 + chance % 7);
 	if (status == RESP_OK)
 		check_same(&whole, data, &split, data);
 	if (status == RESP_OK)

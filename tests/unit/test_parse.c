@@ -417,6 +417,68 @@ static void test_many_words(void **state)
 	resp_request_release(&r);
 }
 
+/* The first `head` bytes are parsed, then the rest is skipped in steps. */
+static sds skip_request(const struct resp_limits *limits, const char *p, size_t len, size_t head, size_t step)
+{
+	struct resp_request r;
+	struct resp_skip skip;
+	size_t used = 0;
+
+	resp_request_init(&r, limits);
+	char *buf = exact_copy(p, head);
+	enum resp_status status = resp_request_parse(&r, buf, head);
+	free(buf);
+	if (status != RESP_MORE || r.multibulk <= 0) {
+		resp_request_release(&r);
+		return NULL;
+	}
+	size_t at = (size_t)resp_skip_init(&skip, &r);
+	while (status == RESP_MORE && at < len) {
+		size_t n = len - at < step ? len - at : step;
+		buf = exact_copy(p + at, n);
+		status = resp_skip(&skip, buf, n, &used);
+		free(buf);
+		at += status == RESP_BAD ? 0 : used;
+	}
+	sds said = status == RESP_MORE ? sdsnew("more") : status == RESP_BAD ? sdscatfmt(sdsempty(), "bad %s", skip.error) : sdscatfmt(sdsempty(), "ok %U", (unsigned long long)at);
+	resp_request_release(&r);
+	return said;
+}
+
+/* What skipping says at every head and with every step is what parsing says of the whole. */
+static void test_skip(void **state)
+{
+	static const char *const requests[] = {
+		"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\nrest", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n", "*2\r\n$3\r\nGET\r\n$1\r\nkX\n",
+		"*2\r\n$3\r\nGET\r\n$1\r\nk\rX", "*3\r\n$3\r\nSET\r\n:1\r\nk\r\n", "*3\r\n$1\r\na\r\n$-1\r\n", "*3\r\n$1\r\na\r\n$x\r\n", "*3\r\n$1\r\na\r\n\r\n",
+		"*3\r\n$1\r\na\r\n$1\rX", "*3\r\n$1\r\na\r\n$01\r\n", "*3\r\n$1\r\na\r\n$1001\r\n", "*3\r\n$1\r\na\r\n$000000000000000000000000000000000000001\r\n",
+		"*3\r\n$1\r\na\r\n$0000000000000000000000000000000000000000000000000000000000000000001", "*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n*1\r\n", "*4\r\n$1\r\na\r\n$1\r\nb\r\n",
+	};
+	struct resp_limits limits = resp_default_limits;
+	unsigned skipped = 0;
+
+	(void)state;
+	limits.max_inline = 60;
+	limits.max_bulk = 1000;
+	for (size_t i = 0; i < COUNT(requests); i++) {
+		size_t len = strlen(requests[i]);
+		sds whole = run_request(&limits, requests[i], len, len, 1);
+		size_t n = strncmp(whole, "ok ", 3) == 0 ? strcspn(whole + 3, " ") + 3 : sdslen(whole);
+		for (size_t head = 1; head < len; head++)
+			for (size_t step = 1; step <= len; step++) {
+				sds said = skip_request(&limits, requests[i], len, head, step);
+				if (!said)
+					continue;
+				assert_int_equal(sdslen(said), n);
+				assert_memory_equal(said, whole, n);
+				sdsfree(said);
+				skipped++;
+			}
+		sdsfree(whole);
+	}
+	assert_true(skipped > 1000);
+}
+
 static void test_need(void **state)
 {
 	struct resp_request r;
@@ -611,6 +673,7 @@ int main(void)
 		cmocka_unit_test(test_request_line_limits),
 		cmocka_unit_test(test_unauthenticated),
 		cmocka_unit_test(test_many_words),
+		cmocka_unit_test(test_skip),
 		cmocka_unit_test(test_need),
 		cmocka_unit_test(test_known_replies),
 		cmocka_unit_test(test_reply_depth),

@@ -1,0 +1,268 @@
+"""Large requests are passed on as they come, while nothing is mirrored: few bytes of them are held, the client's order holds around them, a half one is never executed, and who is lost in the
+middle, client or server, is told what became of it."""
+import os
+import re
+import threading
+
+import pytest
+from harness.process import wait_until
+from harness.resp import Disconnected, RespError, encode
+
+MB = 1 << 20
+BIG = 8 * MB
+HELD = 2 * MB
+SIDES = ["standalone", "cluster"]
+VALUE = (os.urandom(997) * (BIG // 997 + 1))[:BIG]
+
+
+@pytest.fixture(scope="module")
+def sources(servers, certs):
+    return {"standalone": servers.standalone("redis-7.0", tls=certs), "cluster": servers.cluster("redis-7.0")}
+
+
+@pytest.fixture(scope="module")
+def proxies(servers, sources, certs):
+    plain = {name: servers.crossfade(side, config={"workers": 2}) for name, side in sources.items()}
+    plain["tls"] = servers.crossfade(sources["standalone"], client_options={"tls": certs.context()}, config={
+        "tls-cert-file": certs.crt("server"), "tls-key-file": certs.key("server"), "tls-ca-cert-file": certs.ca, "tls-auth-clients": "no",
+        "source-tls": "yes", "source-tls-ca-cert-file": certs.ca, "source-nodes": sources["standalone"].tls_addrs})
+    wait_for_rest(plain["cluster"])
+    return plain
+
+
+@pytest.fixture(params=SIDES)
+def side(request, sources):
+    return sources[request.param]
+
+
+@pytest.fixture
+def proxy(request, proxies):
+    """In front of `side`."""
+    return proxies[request.node.callspec.params["side"]]
+
+
+def counter(proxy, name):
+    return int(re.search(r"crossfade_%s:(\d+)" % name, proxy.call("INFO", "crossfade").decode()).group(1))
+
+
+def at_rest(proxy):
+    wait_until("nothing is held", lambda: counter(proxy, "large_held") == 0, 30)
+
+
+def wait_for_rest(proxy):
+    """The cluster's nodes are sure: a large request is passed on."""
+    def passed():
+        before = counter(proxy, "large")
+        with proxy.connect(timeout=60) as c:
+            assert c.call("SET", "rest", VALUE[:MB + 1]) == b"OK"
+        return counter(proxy, "large") > before
+    wait_until("large requests are passed on", passed, 30)
+
+
+def refused(client, pattern):
+    reply = client.read()
+    assert isinstance(reply, RespError) and re.search(pattern, str(reply)), reply
+
+
+def begin(client, *args, sent=None):
+    """All of the request but its end."""
+    whole = encode(list(args))
+    client.send_raw(whole[:sent or len(whole) - 5])
+    return whole[sent or len(whole) - 5:]
+
+
+def passing(proxy, n):
+    """So many have been passed on since it began, this one among them."""
+    wait_until("it is on its way", lambda: counter(proxy, "large") >= n, 20)
+
+
+@pytest.mark.parametrize("name,protocol", [("standalone", 2), ("cluster", 3), ("tls", 3)])
+def test_requests_arrive_as_they_are_and_few_bytes_are_held(proxies, sources, name, protocol):
+    proxy, side = proxies[name], sources.get(name, sources["standalone"])
+    before = counter(proxy, "large")
+    with proxy.connect(protocol=protocol, timeout=60) as c:
+        c.call("DEL", "k", "{k}h", "{k}l", "{k}n")
+        assert c.call("SET", "k", VALUE) == b"OK"
+        assert 0 < counter(proxy, "large_held_most") <= HELD
+        assert side.client_for("k").call("GET", "k") == VALUE
+        for size in MB - 40, MB - 2, MB, MB + 1, MB + 65536:
+            assert c.call("SET", "k", VALUE[:size]) == b"OK" and c.call("STRLEN", "k") == size
+        assert c.pipeline([("INCR", "{k}n"), ("SET", "k", VALUE, "EX", 1000), ("INCR", "{k}n"), ("STRLEN", "k"), ("APPEND", "k", VALUE[:2 * MB]), ("PERSIST", "k"), ("PING",)]) == [
+            1, b"OK", 2, BIG, BIG + 2 * MB, 1, b"PONG"]
+        assert c.call("SET", "k", "small", "GET") == VALUE + VALUE[:2 * MB]
+        assert c.call("HSET", "{k}h", "a", VALUE[:2 * MB], "b", VALUE[:3 * MB], "c", "x") == 3
+        assert c.call("HGET", "{k}h", "b") == VALUE[:3 * MB] and c.call("HGET", "{k}h", "c") == b"x"
+        assert c.call("RPUSH", "{k}l", *[VALUE[i * 8192:][:8192] for i in range(300)]) == 300
+        assert c.call("LINDEX", "{k}l", 299) == VALUE[299 * 8192:][:8192]
+        assert c.call("SET", "k", VALUE[:2 * MB], "NX") is None
+        assert counter(proxy, "large") >= before + 9
+        assert c.call("DEL", "k", "{k}h", "{k}l", "{k}n") == 4
+    at_rest(proxy)
+
+
+def test_what_has_to_be_whole_is(proxies):
+    proxy = proxies["standalone"]
+    before = counter(proxy, "large")
+    with proxy.connect(timeout=60) as c:
+        assert c.call("MSET", "a", VALUE[:2 * MB], "b", "1") == b"OK"
+        assert c.pipeline([("MULTI",), ("SET", "a", VALUE[:2 * MB]), ("EXEC",)])[2] == [b"OK"]
+        assert c.call("EVAL", "return #ARGV[1]", 1, "a", VALUE[:2 * MB]) == 2 * MB
+        with pytest.raises(RespError, match="unknown command"):
+            c.call("NONSENSE", "a", VALUE[:2 * MB])
+        c.send_raw(encode(["CLIENT", "REPLY", "OFF"]) + encode(["SET", "a", VALUE[:2 * MB]]) + encode(["CLIENT", "REPLY", "ON"]))
+        assert c.read() == b"OK" and c.call("STRLEN", "a") == 2 * MB
+    assert counter(proxy, "large") == before
+
+
+def test_errors_of_the_server(proxy, side):
+    with proxy.connect(timeout=60) as c:
+        c.pipeline([("DEL", "k"), ("RPUSH", "{k}list", "x")])
+        before = counter(proxy, "large")
+        with pytest.raises(RespError, match="WRONGTYPE"):
+            c.call("APPEND", "{k}list", VALUE)
+        with pytest.raises(RespError, match="syntax"):
+            c.call("SET", "k", VALUE, "NONSENSE")
+        assert counter(proxy, "large") == before + 2
+        c.send_raw(encode(["SET", "k", VALUE[:2 * MB]])[:-2] + b"XX")
+        refused(c, "Protocol error: invalid CRLF")
+        with pytest.raises((Disconnected, ConnectionError)):
+            c.read()
+        assert proxy.call("EXISTS", "k") == 0 and proxy.call("DEL", "{k}list") == 1
+
+
+def test_an_answer_before_the_end(proxies, sources):
+    """The server refuses it by its size alone."""
+    proxy, side = proxies["standalone"], sources["standalone"]
+    side.call("CONFIG", "SET", "proto-max-bulk-len", 2 * MB)
+    try:
+        with proxy.connect(timeout=60) as c:
+            with pytest.raises(RespError, match="invalid bulk length|not executed"):
+                c.call("SET", "k", VALUE)
+            assert c.call("PING") == b"PONG" and c.call("SET", "k", VALUE[:MB + MB // 2]) == b"OK" and c.call("DEL", "k") == 1
+    finally:
+        side.call("CONFIG", "SET", "proto-max-bulk-len", 512 * MB)
+    at_rest(proxy)
+
+
+def test_a_client_that_goes_in_the_middle(proxy, side):
+    proxy.call("SET", "k", "old")
+    for how in "close", "reset":
+        before = counter(proxy, "large")
+        c = proxy.connect(timeout=60)
+        begin(c, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        getattr(c, how)()
+        at_rest(proxy)
+        assert proxy.call("GET", "k") == b"old"
+
+
+def test_a_slow_client_keeps_nobody_waiting(proxy, side):
+    before = counter(proxy, "large")
+    with proxy.connect(timeout=60) as slow, proxy.connect(timeout=60) as other:
+        rest = begin(slow, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        assert other.call("SET", "k", "1") == b"OK" and other.call("GET", "k") == b"1"
+        assert other.call("SET", "k", VALUE[:3 * MB]) == b"OK"
+        slow.send_raw(rest + encode(["STRLEN", "k"]))
+        assert slow.read() == b"OK" and slow.read() == 4 * MB
+    at_rest(proxy)
+
+
+def test_several_at_once(proxy, side):
+    def work(i):
+        with proxy.connect(timeout=60) as c:
+            for n in range(2):
+                assert c.call("SET", "several%d" % i, VALUE[i:4 * MB + n]) == b"OK"
+                assert c.call("STRLEN", "several%d" % i) == 4 * MB + n - i
+            good.append(c.call("GET", "several%d" % i) == VALUE[i:4 * MB + 1])
+            c.call("DEL", "several%d" % i)
+    good = []
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert good == [True] * 4
+    at_rest(proxy)
+
+
+def kill_large(side):
+    """The connections that have a half request, at the servers."""
+    n = 0
+    for node in side.primaries():
+        for line in node.call("CLIENT", "LIST").decode().splitlines():
+            if " name=crossfade" in line and re.search(r" multi-mem=|argv-mem=([0-9]+)", line) and "qbuf=0 " not in line:
+                n += node.call("CLIENT", "KILL", "ID", re.search(r"id=(\d+)", line).group(1))
+    return n
+
+
+def test_a_server_that_is_lost_in_the_middle(proxy, side):
+    proxy.call("SET", "k", "old")
+    before = counter(proxy, "large")
+    with proxy.connect(timeout=60) as c:
+        rest = begin(c, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        wait_until("its connection is killed", lambda: kill_large(side), 20)
+        refused(c, "it was not executed")
+        c.send_raw(rest + encode(["GET", "k"]))
+        assert c.read() == b"old" and c.call("PING") == b"PONG"
+    at_rest(proxy)
+
+
+def test_lost_when_all_was_sent(servers):
+    """Nobody knows; and what comes next is behind it."""
+    source = servers.standalone("redis-7.0")
+    proxy = servers.crossfade(source)
+    with proxy.connect(timeout=60) as c:
+        before = counter(proxy, "large")
+        rest = begin(c, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        source.call("CLIENT", "PAUSE", 60000, "WRITE")
+        c.send_raw(rest)
+        wait_until("the server has all of it", lambda: "cmd=set" in source.call("CLIENT", "LIST").decode(), 20)
+        for line in source.call("CLIENT", "LIST").decode().splitlines():
+            if "cmd=set" in line and " name=crossfade" in line:
+                source.call("CLIENT", "KILL", "ID", re.search(r"id=(\d+)", line).group(1))
+        refused(c, "UNKNOWN")
+        source.call("CLIENT", "UNPAUSE")
+        assert c.call("SET", "k", VALUE[:2 * MB]) == b"OK" and c.call("STRLEN", "k") == 2 * MB
+        assert counter(proxy, "unknown_outcome") == 1
+
+
+def test_a_slot_that_has_moved(proxies, sources):
+    proxy, side = proxies["cluster"], sources["cluster"]
+    wait_for_rest(proxy)
+    with proxy.connect(timeout=60) as c:
+        slot = proxy.call("CLUSTER", "KEYSLOT", "moved")
+        side.move_slot(slot, next(n for n in side.primaries() if n != side.slot_map(fresh=True)[slot]))
+        assert c.call("SET", "moved", VALUE) == b"OK"
+        assert side.client_for("moved").call("STRLEN", "moved") == BIG
+
+
+def test_a_migration_begins_in_the_middle(servers):
+    """Who goes on comes to the end; who stalls is given up, and told."""
+    source, target = servers.standalone("redis-7.0"), servers.standalone("valkey-9.1")
+    proxy = servers.crossfade(source, target)
+    with proxy.connect(timeout=60) as stalled:
+        stalled.call("SET", "k", "old")
+        before = counter(proxy, "large")
+        rest = begin(stalled, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        proxy.ctl("start")
+        refused(stalled, "a migration begins.*not executed")
+        stalled.send_raw(rest + encode(["SET", "k2", VALUE[:2 * MB]]))
+        assert stalled.read() == b"OK" and counter(proxy, "large") == before + 1
+        proxy.wait("synced,dirty=0")
+        assert target.call("GET", "k") == b"old" and target.call("STRLEN", "k2") == 2 * MB
+
+
+def test_a_take_over_in_the_middle(servers, sources):
+    proxy = servers.crossfade(sources["standalone"])
+    with proxy.connect(timeout=60) as c, proxy.connect(timeout=60) as stalled:
+        begin(stalled, "SET", "k3", VALUE[:4 * MB])
+        passing(proxy, 1)
+        assert c.call("SET", "k4", VALUE) == b"OK"
+        assert any(proxy.take_over() == 0 for _ in range(5)), proxy.log_tail(60)
+        refused(stalled, "not executed")
+        proxy.former_end()
+        assert c.call("SET", "k4", VALUE) == b"OK" and c.call("DEL", "k4") == 1 and c.call("EXISTS", "k3") == 0
