@@ -168,6 +168,7 @@ def test_a_slow_client_keeps_nobody_waiting(proxy, side):
     at_rest(proxy)
 
 
+@pytest.mark.tsan
 def test_several_at_once(proxy, side):
     def work(i):
         with proxy.connect(timeout=60) as c:
@@ -209,6 +210,7 @@ def test_a_server_that_is_lost_in_the_middle(proxy, side):
     at_rest(proxy)
 
 
+@pytest.mark.tsan
 def test_lost_when_all_was_sent(servers):
     """Nobody knows; and what comes next is behind it."""
     source = servers.standalone("redis-7.0")
