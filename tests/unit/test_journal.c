@@ -14,9 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <xxhash.h>
+
 #include "proxy/journal.h"
 
 #define ENTRIES 64
+#define BOOT_AT 24   /* in the file: when the machine was started */
+#define CHECK_AT 88  /* the checksum of all before it */
 
 static char path[64];
 
@@ -200,6 +204,41 @@ static void says_what_cannot_be_trusted(void **state)
 	assert_int_equal(reads(&o), JOURNAL_BAD);
 }
 
+/* As if the machine had been started anew since it was written. */
+static void starts_the_machine(void)
+{
+	FILE *f = fopen(path, "r+b");
+	char head[CHECK_AT];
+
+	assert_non_null(f);
+	assert_int_equal(fread(head, sizeof head, 1, f), 1);
+	assert_true(head[BOOT_AT] && head[BOOT_AT] != 'X');
+	head[BOOT_AT] = 'X';
+	uint64_t check = XXH3_64bits(head, sizeof head);
+	rewind(f);
+	assert_int_equal(fwrite(head, sizeof head, 1, f), 1);
+	assert_int_equal(fwrite(&check, sizeof check, 1, f), 1);
+	fclose(f);
+}
+
+/* A power loss: what was not synced is not known to have reached the disk. */
+static void says_what_a_power_loss_leaves(void **state)
+{
+	char err[300];
+	struct owed o;
+
+	(void)state;
+	for (int synced = 0; synced < 2; synced++) {
+		struct journal *j = journal_new(path, ENTRIES, "a process", synced, err, sizeof err);
+		assert_non_null(j);
+		add(j, 5);
+		journal_free(j);
+		starts_the_machine();
+		assert_int_equal(reads(&o), synced ? JOURNAL_TRUSTED : JOURNAL_REBOOTED);
+		assert_int_equal(o.keys, synced);
+	}
+}
+
 static void syncs_what_was_touched(void **state)
 {
 	struct journal *j = makes();
@@ -231,6 +270,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(holds_what_it_has_no_room_for, make_path, remove_path),
 		cmocka_unit_test_setup_teardown(holds_long_keys_by_their_slot, make_path, remove_path),
 		cmocka_unit_test_setup_teardown(says_what_cannot_be_trusted, make_path, remove_path),
+		cmocka_unit_test_setup_teardown(says_what_a_power_loss_leaves, make_path, remove_path),
 		cmocka_unit_test_setup_teardown(syncs_what_was_touched, make_path, remove_path),
 		cmocka_unit_test_setup_teardown(tells_a_full_disk, make_path, remove_path),
 	};
