@@ -3,6 +3,7 @@ outlives it, and no difference that is only one of clocks."""
 import re
 
 import pytest
+from harness import preload
 from harness.process import wait_until
 
 SHORT_S = 30  # less than the clocks differ
@@ -101,3 +102,38 @@ def test_clocks_that_differ(source, skewed, crossfade):
     verified(proxy)
     proxy.ctl("rollback", "--yes")
     same_lives(source, target, ["mirrored", "after"])
+
+
+@pytest.mark.parametrize("jump_s", [90, -90], ids=["forth", "back"])
+def test_a_clock_that_jumps(standalone, crossfade, tmp_path, jump_s):
+    """The authority's: from the next look at the topology on, expiries are by what it says now; what was written before and meanwhile is the same on both sides, and nothing is held up."""
+    jumped = tmp_path / "jumped"
+    source = standalone("redis-8.0", preloaded=preload.library("clock", OFFSET_S=jump_s, WHEN='"%s"' % jumped))
+    target = standalone("valkey-9.1")
+    proxy = crossfade(source, target)
+    fill(source, "copied")
+    proxy.ctl("start")
+    proxy.wait("synced,dirty=0")
+    fill(proxy, "before")
+    asked = 0
+
+    def is_known():
+        nonlocal asked
+        asked += 1
+        proxy.call("SET", "probe:%d" % asked, "v", "EX", LONG_S)
+        return abs(source.call("PEXPIRETIME", "probe:%d" % asked) - clock_ms(source) - LONG_S * 1000) < 2000
+
+    for there in (True, False):
+        (jumped.touch if there else jumped.unlink)()
+        wait_until("the clock is seen to have jumped", is_known, 30)
+        name = "jumped:%d" % there
+        since = clock_ms(source)
+        fill(proxy, name)
+        lives_by(source, name, since)
+        proxy.wait("dirty=0,lag=0")
+        for i in range(asked):
+            assert source.call("PEXPIRETIME", "probe:%d" % (i + 1)) == target.call("PEXPIRETIME", "probe:%d" % (i + 1))
+        same_lives(source, target, ["copied", "before", name])
+    verified(proxy)
+    proxy.ctl("cutover", "--yes")
+    same_lives(target, source, ["copied", "before", "jumped:1", "jumped:0"])
