@@ -43,6 +43,15 @@ static void aside_lost(void *ctx, struct upstream *u, const char *why, bool was_
 	fleet_tell_refresh(ctx, u->side, why);
 }
 
+void aside_owner(const struct worker *w, struct upstream_owner *out)
+{
+	*out = w->owner;
+	out->pushed = ignore_push;
+	out->up = ignore_up;
+	out->lost = aside_lost;
+	out->latency = NULL;
+}
+
 static struct asides *asides_of(struct worker *w)
 {
 	struct asides *a = w->asides;
@@ -51,12 +60,8 @@ static struct asides *asides_of(struct worker *w)
 		return a;
 	if (!(a = calloc(1, sizeof *a)))
 		abort();
-	a->owner = w->owner;
-	a->owner.pushed = ignore_push;
-	a->owner.up = ignore_up;
-	a->owner.lost = aside_lost;
+	aside_owner(w, &a->owner);
 	a->owner.gone = aside_gone;
-	a->owner.latency = NULL;
 	return w->asides = a;
 }
 
@@ -65,17 +70,12 @@ static bool has_work(const struct upstream *u)
 	return u->rest || u->fifo_n;
 }
 
-static bool same_node(const struct upstream *a, const struct upstream *b)
-{
-	return a->side == b->side && strcmp(a->name, b->name) == 0;
-}
-
 /* Its place among those aside, or n. */
 static unsigned find_spare(const struct asides *a, const struct upstream *node)
 {
 	unsigned i = 0;
 
-	while (i < a->n && (has_work(a->at[i]) || !upstream_is_up(a->at[i]) || !same_node(a->at[i], node)))
+	while (i < a->n && (has_work(a->at[i]) || !upstream_is_up(a->at[i]) || !upstream_same_node(a->at[i], node)))
 		i++;
 	return i;
 }

@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 struct upstream;
+struct upstream_owner;
 struct worker;
 
 #define ASIDE_MAX 64
@@ -21,6 +22,7 @@ struct worker;
 
 /* A large reply begins on u. False: new requests go on taking u, so it must not wait for its client. */
 bool aside_step(struct worker *w, struct upstream *u);
+void aside_owner(const struct worker *w, struct upstream_owner *out); /* of any connection beside the data connections: what is pushed there is not looked at */
 void asides_turn(struct worker *w);  /* once there was one: at the end of each turn */
 bool asides_busy(const struct worker *w); /* something is in flight on one */
 size_t asides_tidy(struct worker *w);

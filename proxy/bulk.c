@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/aside.h"
 #include "proxy/client.h"
 #include "proxy/engine_internal.h"
 #include "proxy/log.h"
@@ -184,24 +185,10 @@ void bulk_abandon(struct client *c)
 
 /* --- connections --- */
 
-static bool ignore_push(void *ctx, struct upstream *u, struct slice push)
-{
-	(void)ctx;
-	(void)u;
-	(void)push;
-	return false;
-}
-
 static void ignore_up(void *ctx, struct upstream *u)
 {
 	(void)ctx;
 	u->missed = false; /* nothing is mirrored from what it would tell */
-}
-
-static void beside_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
-{
-	(void)was_up;
-	fleet_tell_refresh(ctx, u->side, why);
 }
 
 static struct beside *beside_of(const struct bulks *a, const struct upstream *u)
@@ -252,16 +239,13 @@ static struct bulks *bulks_of(struct worker *w)
 		return a;
 	if (!(a = calloc(1, sizeof *a)))
 		abort();
-	a->owner = w->owner;
-	a->owner.pushed = ignore_push;
+	aside_owner(w, &a->owner);
 	a->owner.up = ignore_up;
-	a->owner.lost = beside_lost;
 	a->owner.gone = beside_gone;
 	a->owner.wrote = beside_wrote;
 	a->owner.formers = NULL; /* the data connection has made sure of those */
 	a->owner.before_write = NULL;
 	a->owner.large_least = 0;
-	a->owner.latency = NULL;
 	return w->bulks = a;
 }
 
@@ -270,17 +254,12 @@ static bool is_idle(const struct beside *x)
 	return !x->bulk && !x->u->partial && !x->u->fifo_n && upstream_is_up(x->u);
 }
 
-static bool is_of(const struct beside *x, const struct upstream *node)
-{
-	return x->u->side == node->side && strcmp(x->u->name, node->name) == 0;
-}
-
 /* The first idle one of the node, or n. */
 static unsigned find_idle(const struct bulks *a, const struct upstream *node)
 {
 	unsigned i = 0;
 
-	while (i < a->n && !(is_idle(a->at[i]) && is_of(a->at[i], node)))
+	while (i < a->n && !(is_idle(a->at[i]) && upstream_same_node(a->at[i]->u, node)))
 		i++;
 	return i;
 }

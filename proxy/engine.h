@@ -140,8 +140,8 @@ void engine_alone_begin(struct engine *e, unsigned follower_ms);
 void engine_alone_end(struct engine *e, enum alone_result result, const char *why);
 bool engine_wants_turns(const struct engine *e);           /* something waits for time */
 bool engine_is_unfinished(const struct engine *e);         /* the next turn goes on with it: no waiting before */
-/* The limits that may change while running. */
 size_t engine_tidy(struct engine *e); /* gives back what was not needed since the last call; how many bytes */
+/* The limits that may change while running. */
 void engine_set_limits(struct engine *e, size_t queue_max, size_t dirty_max, size_t request_max);
 bool engine_settled(const struct engine *e);               /* idle, and nothing dirty: the follower has everything */
 bool engine_idle(const struct engine *e);                  /* nothing in flight, queued or waiting: may stop */

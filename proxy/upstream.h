@@ -24,6 +24,7 @@
 #include <hiredis/sds.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "backfill/topology.h"
@@ -149,6 +150,11 @@ void upstream_orphans_ended(struct upstream *u); /* upstream.c: it is up, and it
 static inline bool upstream_is_up(const struct upstream *u)
 {
 	return u->state == UPSTREAM_UP;
+}
+
+static inline bool upstream_same_node(const struct upstream *a, const struct upstream *b)
+{
+	return a->side == b->side && strcmp(a->name, b->name) == 0;
 }
 
 #endif

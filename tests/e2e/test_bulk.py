@@ -5,6 +5,7 @@ import re
 import threading
 
 import pytest
+from harness.large import at_rest, counter, plain_proxies
 from harness.process import wait_until
 from harness.resp import Disconnected, RespError, encode
 
@@ -22,10 +23,7 @@ def sources(servers, certs):
 
 @pytest.fixture(scope="module")
 def proxies(servers, sources, certs):
-    plain = {name: servers.crossfade(side, config={"workers": 2}) for name, side in sources.items()}
-    plain["tls"] = servers.crossfade(sources["standalone"], client_options={"tls": certs.context()}, config={
-        "tls-cert-file": certs.crt("server"), "tls-key-file": certs.key("server"), "tls-ca-cert-file": certs.ca, "tls-auth-clients": "no",
-        "source-tls": "yes", "source-tls-ca-cert-file": certs.ca, "source-nodes": sources["standalone"].tls_addrs})
+    plain = plain_proxies(servers, sources, certs, workers=2)
     wait_for_rest(plain["cluster"])
     return plain
 
@@ -39,14 +37,6 @@ def side(request, sources):
 def proxy(request, proxies):
     """In front of `side`."""
     return proxies[request.node.callspec.params["side"]]
-
-
-def counter(proxy, name):
-    return int(re.search(r"crossfade_%s:(\d+)" % name, proxy.call("INFO", "crossfade").decode()).group(1))
-
-
-def at_rest(proxy):
-    wait_until("nothing is held", lambda: counter(proxy, "large_held") == 0, 30)
 
 
 def wait_for_rest(proxy):

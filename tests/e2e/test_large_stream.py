@@ -1,10 +1,10 @@
 """Large values are passed on as they come, while nothing is mirrored: few bytes of them are held, whoever reads slowly keeps nobody else waiting, order holds around them, and who is lost in
 the middle, client or server, takes nobody along."""
 import os
-import re
 
 import pytest
 from harness import diff
+from harness.large import at_rest, counter, plain_proxies
 from harness.process import frozen, wait_until
 from harness.resp import Disconnected, encode
 
@@ -38,11 +38,7 @@ def sources(servers, values, certs):
 
 @pytest.fixture(scope="module")
 def proxies(servers, sources, certs):
-    plain = {name: servers.crossfade(side) for name, side in sources.items()}
-    plain["tls"] = servers.crossfade(sources["standalone"], client_options={"tls": certs.context()}, config={
-        "tls-cert-file": certs.crt("server"), "tls-key-file": certs.key("server"), "tls-ca-cert-file": certs.ca, "tls-auth-clients": "no",
-        "source-tls": "yes", "source-tls-ca-cert-file": certs.ca, "source-nodes": sources["standalone"].tls_addrs})
-    return plain
+    return plain_proxies(servers, sources, certs)
 
 
 @pytest.fixture(params=SIDES)
@@ -54,14 +50,6 @@ def side(request, sources):
 def proxy(request, proxies):
     """In front of `side`."""
     return proxies[request.node.callspec.params["side"]]
-
-
-def counter(proxy, name):
-    return int(re.search(r"crossfade_%s:(\d+)" % name, proxy.call("INFO", "crossfade").decode()).group(1))
-
-
-def at_rest(proxy):
-    wait_until("nothing is held", lambda: counter(proxy, "large_held") == 0, 30)
 
 
 def begin(client, *args):
