@@ -4,22 +4,20 @@
 #include <xxhash.h>
 
 #include "resp/parse.h"
+#include "tests/fuzz/growing.h"
 
 #define CHECK(cond) do { if (!(cond)) abort(); } while (0)
 
 static const struct resp_limits limits = { .max_args = 100, .max_bulk = 300, .max_inline = 60, .max_depth = 8 };
 
-/* Parses in steps, each in a buffer of exactly its size. */
+/* Parses in steps. */
 static enum resp_status parse_in_steps(struct resp_reply *r, const char *data, size_t size, size_t first, size_t step)
 {
 	enum resp_status status;
 
+	growing_init(data, size);
 	for (size_t have = first;; have = size - have > step ? have + step : size) {
-		char *buf = malloc(have ? have : 1);
-		CHECK(buf);
-		memcpy(buf, data, have);
-		status = resp_reply_parse(r, buf, have);
-		free(buf);
+		status = resp_reply_parse(r, growing_show(have), have);
 		CHECK(status != RESP_MORE || r->need > have);
 		if (status != RESP_MORE || have == size)
 			return status;
