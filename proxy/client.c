@@ -436,7 +436,13 @@ void client_error(struct worker *w, struct client *c, const char *fmt, ...)
 
 static bool over_limit(const struct client *c)
 {
-	return c->hold || c->inflight >= CLIENT_INFLIGHT_MAX || c->out.bytes + c->unsent >= CLIENT_OUT_PAUSE;
+	return c->hold || c->inflight >= CLIENT_INFLIGHT_MAX || c->asked >= CLIENT_ASKED_MAX || c->out.bytes + c->unsent >= CLIENT_OUT_PAUSE;
+}
+
+/* Of one that is over a limit: may it be read again? What it asked for is forgotten all at once, when nothing is in flight any more. */
+static bool has_room(const struct client *c)
+{
+	return c->inflight < CLIENT_INFLIGHT_MAX / 2 && (c->asked < CLIENT_ASKED_MAX || !c->head) && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2;
 }
 
 static void pause_reading(struct worker *w, struct client *c)
@@ -454,6 +460,8 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 				pause_reading(w, c);
 			return true;
 		}
+		if (!c->head)
+			c->asked = 0;
 		if (over_limit(c) || !share) {
 			pause_reading(w, c);
 			if (!share)
@@ -478,6 +486,7 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 			return true;
 		}
 		*off += used;
+		c->asked += used;
 		resp_request_reset(p);
 	}
 	return !c->closing;
@@ -721,7 +730,7 @@ static void flush_one(struct worker *w, struct client *c)
 	} else if (c->closing && !c->head) {
 		client_drop(c);
 	}
-	if (c->paused && !c->hold && !c->held && !c->parked && !is_dead(c) && c->inflight < CLIENT_INFLIGHT_MAX / 2 && c->out.bytes + c->unsent < CLIENT_OUT_PAUSE / 2)
+	if (c->paused && !c->hold && !c->held && !c->parked && !is_dead(c) && has_room(c))
 		client_again_soon(w, c);
 }
 

@@ -11,6 +11,7 @@
 #include "proxy/worker.h"
 
 #define CLIENT_INFLIGHT_MAX 1024          /* requests not yet answered before its socket is not read any more: others queue behind them at the server */
+#define CLIENT_ASKED_MAX (4 * 1024 * 1024) /* bytes of requests looked at since it had nothing in flight, likewise; the one that goes beyond it is taken yet */
 #define CLIENT_SHARE 1024                 /* requests of one client that are looked at in one turn */
 #define KNOTS_MAX 4
 #define CLIENT_OUT_PAUSE (1024 * 1024)    /* bytes waiting for it to read, likewise */
@@ -30,6 +31,7 @@ struct client {
 	struct req *head, *tail;   /* not yet answered, in order */
 	struct req *parked;        /* a blocking command, the last of them: what comes behind it is not looked at before its answer */
 	uint32_t inflight;
+	size_t asked;              /* bytes of requests looked at since nothing was in flight: what these hold is no more */
 	size_t unsent;             /* bytes of replies that wait for an earlier one */
 	const struct acl_user *user; /* of the worker's set; NULL: it has to log in first */
 	uint8_t proto;
