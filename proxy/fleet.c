@@ -1,6 +1,7 @@
 #include "proxy/fleet.h"
 
 #include <assert.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ struct fleet *fleet_new(const struct fleet_start *s)
 		f->stats[i].usage = usage_new();
 		worker_init(&f->workers[i]);
 	}
+	malloc_trim(0); /* the first call of glibc's malloc makes it ready, without a lock: under a sanitizer's malloc that would be two workers' at once (tidy.c) */
 	for (unsigned i = 0; i < f->nworkers; i++)
 		if (pthread_create(&f->workers[i].thread, NULL, worker_main, &f->workers[i]))
 			abort();
