@@ -6,6 +6,7 @@
 #include "proxy/backfill_thread.h"
 #include "proxy/control.h"
 #include "proxy/discovery.h"
+#include "proxy/failing.h"
 #include "proxy/fleet.h"
 #include "proxy/handover.h"
 #include "proxy/journals.h"
@@ -72,6 +73,7 @@ struct control {
 		char foreign[320];       /* how it contradicts the record; "" */
 	} marker;
 	struct state_side seen[SIDES];
+	struct failing failing;
 	char logfile[4096];
 	struct successor *successor; /* control_handover.h; NULL: not listened for */
 	bool handed_over;

@@ -41,6 +41,7 @@ struct engine_io {
 	void (*repair)(void *ctx, uint16_t db, struct slice key, uint16_t slot, uint8_t losses); /* ask the backfill worker for a copy */
 	void (*rescan)(void *ctx, uint16_t slot);
 	void (*copied)(void *ctx, struct copy *c);                   /* a scan copy with its result, back to the backfill worker */
+	void (*failing)(void *ctx, enum side from, uint16_t slot, const char *why); /* a copy could not be read, or was refused; it is tried again */
 	void (*held)(void *ctx, uint16_t slot, bool ok);
 	/* Answers engine_changes and engine_read_followed (replies: NULL if it could not be read); takes both. */
 	void (*changed)(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies);

@@ -441,6 +441,8 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 	struct dirty_key *k;
 
 	c->result = result;
+	if ((why || c->why) && result != COPY_APPLIED && result != COPY_STALE)
+		e->io.failing(e->io.ctx, c->from, c->slot, why ? why : c->why);
 	if (!c->repair) {
 		if (why && !c->why)
 			c->why = strdup(why);

@@ -56,7 +56,7 @@ struct worker {
 	uint16_t nowhere[SIDES];     /* stands for the node of a slot that none serves: every command fails */
 	uint16_t route[SIDES][SLOTS];
 	const char *password[SIDES];
-	ev_tstamp refresh_told[SIDES];
+	ev_tstamp refresh_told[SIDES], failing_told;
 	struct db_set used;          /* databases seen to hold keys, on either side */
 	struct alone *alone;         /* the conductor's: commands that run alone, the first is under way (alone.c) */
 	struct alone_part *alone_part; /* of the one under way; NULL: none */

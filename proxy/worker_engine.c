@@ -8,6 +8,7 @@
 #include "backfill/large.h"
 #include "proxy/address.h"
 #include "proxy/alone.h"
+#include "proxy/failing.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
 #include "proxy/worker.h"
@@ -228,6 +229,11 @@ static void io_held(void *ctx, uint16_t slot, bool ok)
 	backfill_thread_held(w->fleet->start.backfill, w->id, slot, ok);
 }
 
+static void io_failing(void *ctx, enum side from, uint16_t slot, const char *why)
+{
+	failing_tell(ctx, from, slot, why);
+}
+
 static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
 {
 	struct worker *w = ctx;
@@ -283,7 +289,7 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 	*io = (struct engine_io){
 		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .preload = io_preload, .refresh = io_refresh,
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
-		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
+		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
 		.fenced = io_fenced, .alone = io_alone, .watch = io_watch, .now_us = io_now_us, .clock_ms = io_clock_ms,
 	};

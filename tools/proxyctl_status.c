@@ -271,6 +271,15 @@ void flip_print(const json_t *f, FILE *out)
 		status_text(f, "direction", "?"), status_real(f, "pause_max_ms", 0), status_real(f, "pause_p99_ms", 0));
 }
 
+static void print_failing(const json_t *failing, FILE *out)
+{
+	size_t i;
+	json_t *why;
+
+	json_array_foreach (failing, i, why)
+		fprintf(out, "%s%s\n", i ? "            " : "failing     ", json_is_string(why) ? json_string_value(why) : "?");
+}
+
 static void print_nodes(const json_t *nodes, FILE *out)
 {
 	size_t i;
@@ -294,6 +303,7 @@ void status_print(const json_t *status, FILE *out)
 	fprintf(out, "%s replies differed\n", word_count(status_int(status, "mirror.mismatches", 0), a));
 	fprintf(out, "dirty       %s keys, %s slots\n", word_count(status_int(status, "dirty_keys", 0), a),
 		word_count(status_int(status, "dirty_slots", 0), b));
+	print_failing(json_object_get(status, "failing"), out);
 	fprintf(out, "verify      ");
 	if (json_is_object(verify) && status_int(verify, "age_s", -1) >= 0)
 		verify_print(verify, out);

@@ -19,7 +19,7 @@ STATUS = {
     "backfill": {"state": "running", "keys_total": 100000, "keys_copied": 61234, "keys_retried": 12, "bytes": 7864320,
                  "keys_per_s": 5400, "eta_s": 7, "held_by": "adaptive"},
     "mirror": {"effects": 84211, "queued": 12, "lag_ms": 3, "mismatches": 0},
-    "dirty_keys": 2, "dirty_slots": 0, "last_verify": None, "last_flip": None, "clients": 21,
+    "dirty_keys": 2, "dirty_slots": 0, "failing": ["slot 7, from the source to the target: OOM"], "last_verify": None, "last_flip": None, "clients": 21,
     "nodes": [{"side": "source", "addr": "127.0.0.1:31001", "state": "up"}],
 }
 CLEAN = {"checked": 100, "missing": 0, "type": 0, "value": 0, "expiry": 0, "extra": 0, "repaired": 0, "age_s": 0}
@@ -209,7 +209,7 @@ def test_status(admin):
     result = ctl("status", "--json", env={"CROSSFADE_SOCKET": admin.path})
     assert result.returncode == 0 and json.loads(result.stdout) == STATUS
     text = ctl("status", socket_path=admin.path).stdout
-    for part in ("backfill", "61,234 of about 100,000 keys", "adaptive", "lag 3 ms", "127.0.0.1:31001"):
+    for part in ("backfill", "61,234 of about 100,000 keys", "adaptive", "lag 3 ms", "127.0.0.1:31001", "slot 7, from the source to the target: OOM"):
         assert part in text
 
 

@@ -397,6 +397,7 @@ static void io_repair(void *ctx, uint16_t db, struct slice key, uint16_t slot, u
 
 static void io_rescan(void *ctx, uint16_t slot) { rescan_want(ctx, slot); }
 static void io_copied(void *ctx, struct copy *c) { copies_copied(ctx, c); }
+static void io_failing(void *ctx, enum side from, uint16_t slot, const char *why) { (void)ctx, (void)from, (void)slot, (void)why; /* nobody reads it */ }
 static void io_held(void *ctx, uint16_t slot, bool ok) { copies_held(ctx, slot, ok); }
 
 static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, bool known, sds replies)
@@ -431,7 +432,7 @@ void net_io(struct world *w, struct engine_io *io)
 {
 	*io = (struct engine_io){ .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script,
 		.refresh = io_refresh, .is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
-		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .held = io_held, .changed = io_changed,
+		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced, .alone = io_alone,
 		.now_us = io_now_us, .clock_ms = io_clock_ms };
 }
