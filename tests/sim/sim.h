@@ -194,6 +194,8 @@ struct watcher {
 	int key;
 	const struct req *reading;
 	sds seen;                  /* the reply to its GET */
+	int exec_key;              /* what the EXEC that is under way, or may arrive yet in spite of a lost connection, watches… */
+	sds exec_seen;             /* …and what its client had read of it; NULL: nothing to be judged by */
 	/* its connection */
 	bool up;
 	struct server *node;

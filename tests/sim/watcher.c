@@ -44,7 +44,7 @@ sds watcher_command(struct world *w, const struct slice *argv)
 bool watcher_may_run(struct world *w, struct cluster *c, struct server *n)
 {
 	struct watcher *x = &w->watcher;
-	struct slice get[2] = { SLICE_LIT("GET"), key_name(w, x->key) };
+	struct slice get[2] = { SLICE_LIT("GET"), key_name(w, x->exec_key) };
 
 	for (int key = 0; key < KEYS; key++)
 		if (x->keys >> key & 1)
@@ -52,11 +52,11 @@ bool watcher_may_run(struct world *w, struct cluster *c, struct server *n)
 	bool run = !x->touched;
 	x->keys = 0;
 	x->touched = false;
-	if (!run || !x->seen)
+	if (!run || !x->exec_seen)
 		return run;
 	sds now = command_execute(w, c, n, get, 2);
-	if (sdscmp(now, x->seen) != 0)
-		sim_fail(w, "a transaction runs although %s, which it watches, is not what its client has read", w->key[x->key]);
+	if (sdscmp(now, x->exec_seen) != 0)
+		sim_fail(w, "a transaction runs although %s, which it watches, is not what its client has read", w->key[x->exec_key]);
 	sdsfree(now);
 	return true;
 }
@@ -307,6 +307,10 @@ void watcher_step(struct world *w)
 			client_submit(w, client_req(w, some_write(w, x->key + 1), "HSET", x->key + 1));
 		r = block_req(w, x->key);
 		r->watch = &x->v;
+		x->exec_key = x->key;
+		sdsfree(x->exec_seen);
+		x->exec_seen = x->seen;
+		x->seen = NULL;
 		client_submit(w, r);
 		break;
 	default:
@@ -342,5 +346,6 @@ void watcher_forget(struct world *w)
 	x->stage = WATCHER_RESTS;
 	x->reading = NULL;
 	sdsfree(x->seen);
-	x->seen = NULL;
+	sdsfree(x->exec_seen);
+	x->seen = x->exec_seen = NULL;
 }

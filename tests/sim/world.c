@@ -299,6 +299,7 @@ void world_free(struct world *w)
 	engine_free(w->engine);
 	journal_free(w->journal);
 	sdsfree(w->watcher.seen);
+	sdsfree(w->watcher.exec_seen);
 	net_zombies_go(w);
 	free(w->stats);
 	free(w->disk);
