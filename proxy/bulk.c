@@ -15,7 +15,7 @@
 #include "resp/slot.h"
 #include "resp/write.h"
 
-enum stage { PROBING, PASSING, SENT, LOST, DROPPING };
+enum stage { PROBING, OPENING, PASSING, SENT, LOST, DROPPING };
 
 struct beside { /* a connection */
 	struct upstream *u;
@@ -38,7 +38,7 @@ struct bulk {
 	uint16_t slot;
 	struct resp_skip skip;
 	struct req *req;           /* it, among what its client waits for: from PASSING until it is answered */
-	struct beside *on;         /* PASSING, SENT */
+	struct beside *on;         /* OPENING, PASSING, SENT */
 	size_t held;               /* counted in status */
 	ev_tstamp moved;           /* when something of it came */
 	struct loss *loss;
@@ -49,6 +49,7 @@ struct bulks {
 	struct upstream_owner owner;
 	struct bulk *all;
 	ev_tstamp since;           /* something waits for them from then on; 0: nothing does */
+	ev_tstamp refused;         /* when a node did not take one more connection; 0: never */
 	unsigned n;
 	struct beside *at[BULK_MAX];
 };
@@ -76,6 +77,12 @@ static bool is_plain(const struct worker *w, const struct client *c)
 static bool is_cluster(const struct worker *w, enum side side)
 {
 	return w->topology[side] && w->topology[side]->cluster;
+}
+
+/* The server has no room for more clients, say: the data connection, which it has, takes what comes. */
+static bool is_refused(const struct worker *w)
+{
+	return w->bulks && w->bulks->refused > 0 && ev_now(w->loop) - w->bulks->refused < BULK_REFUSED_S;
 }
 
 /* A redirect would come when all of it had been sent. */
@@ -175,21 +182,15 @@ void bulk_abandon(struct client *c)
 	b->client = NULL;
 	if (b->stage == SENT || b->stage == LOST)
 		return;
-	if (b->stage == PASSING) {
+	if (b->on)
 		leave(b);
+	if (b->req)
 		b->req->done = true; /* the client frees it */
-		b->req = NULL;
-	}
+	b->req = NULL;
 	bulk_free(b);
 }
 
 /* --- connections --- */
-
-static void ignore_up(void *ctx, struct upstream *u)
-{
-	(void)ctx;
-	u->missed = false; /* nothing is mirrored from what it would tell */
-}
 
 static struct beside *beside_of(const struct bulks *a, const struct upstream *u)
 {
@@ -198,6 +199,33 @@ static struct beside *beside_of(const struct bulks *a, const struct upstream *u)
 	while (a->at[i]->u != u)
 		i++;
 	return a->at[i];
+}
+
+static void beside_up(void *ctx, struct upstream *u)
+{
+	struct worker *w = ctx;
+	struct bulk *b = beside_of(w->bulks, u)->bulk;
+
+	u->missed = false; /* nothing is mirrored from what it would tell */
+	if (b && b->stage == OPENING)
+		client_again_soon(w, b->client);
+}
+
+/* What was under way there has been answered. */
+static void beside_lost(void *ctx, struct upstream *u, const char *why, bool was_up)
+{
+	struct worker *w = ctx;
+	struct bulk *b = beside_of(w->bulks, u)->bulk;
+
+	if (!was_up)
+		w->bulks->refused = ev_now(w->loop);
+	if (b) {
+		assert(b->stage == OPENING);
+		leave(b);
+		b->found = false;
+		client_again_soon(w, b->client);
+	}
+	fleet_tell_refresh(w, u->side, why);
 }
 
 /* Given up: could the server still execute it? What is awaited is answered behind this. */
@@ -240,7 +268,8 @@ static struct bulks *bulks_of(struct worker *w)
 	if (!(a = calloc(1, sizeof *a)))
 		abort();
 	aside_owner(w, &a->owner);
-	a->owner.up = ignore_up;
+	a->owner.up = beside_up;
+	a->owner.lost = beside_lost;
 	a->owner.gone = beside_gone;
 	a->owner.wrote = beside_wrote;
 	a->owner.formers = NULL; /* the data connection has made sure of those */
@@ -372,16 +401,29 @@ static void count_command(struct worker *w, struct client *c, const struct comma
 	usage_seen(w->stats->usage, cmd);
 }
 
-/* The probe was answered. False: it is held whole after all. */
-static bool begin(struct worker *w, struct bulk *b)
+/* The probe was answered. True: it has a connection, which may have to come up first; its words so far are in w->argv. False: it is held whole after all. */
+static bool has_way(struct worker *w, struct bulk *b)
 {
 	struct client *c = b->client;
 	const struct upstream *node = w->upstreams[w->route[side_of(w, b->slot)][b->slot]];
+
+	if (!b->found || is_refused(w) || !is_plain(w, c) || !node_is_sure(w, b->slot) || passable(w, c) != b->cmd)
+		return false;
+	if (b->stage == PROBING) {
+		if (!(b->on = connection_to(w, node)))
+			return false;
+		b->on->bulk = b;
+		b->stage = OPENING;
+		upstream_open(b->on->u);
+	}
+	return b->on && upstream_same_node(b->on->u, node); /* it may have been refused at once, and the slot may have moved since */
+}
+
+static void begin(struct worker *w, struct bulk *b)
+{
+	struct client *c = b->client;
 	struct resp_request *p = c->parser;
 
-	if (!b->found || !is_plain(w, c) || !node_is_sure(w, b->slot) || passable(w, c) != b->cmd || !(b->on = connection_to(w, node)))
-		return false;
-	b->on->bulk = b;
 	b->stage = PASSING;
 	b->req = request_of(w, b, p);
 	client_enqueue(c, b->req);
@@ -391,7 +433,14 @@ static bool begin(struct worker *w, struct bulk *b)
 	upstream_send(b->on->u, c->db, c->in->data + c->in_off, n, c->in, 1, on_answer, b->on);
 	b->on->u->partial = true;
 	c->in_off += n;
-	return true;
+}
+
+static void hold_whole(struct bulk *b)
+{
+	b->client->parser->whole = true;
+	if (b->on)
+		leave(b);
+	bulk_free(b);
 }
 
 /* As for one that is parsed: nothing is taken from this client any more. */
@@ -442,10 +491,14 @@ enum bulk_step bulk_goes_on(struct worker *w, struct client *c)
 		return BULK_PASSED;
 	if (b->stage == PROBING && c->hold)
 		return BULK_WAITS;
-	if (b->stage == PROBING && !begin(w, b)) {
-		bulk_free(b);
-		c->parser->whole = true;
-		return BULK_PASSED;
+	if (b->stage == PROBING || b->stage == OPENING) {
+		if (!has_way(w, b)) {
+			hold_whole(b);
+			return BULK_PASSED;
+		}
+		if (!upstream_is_up(b->on->u))
+			return BULK_WAITS;
+		begin(w, b);
 	}
 	return take(w, b);
 }
@@ -464,7 +517,7 @@ bool bulk_begins(struct worker *w, struct client *c)
 
 	if (c->parser->whole || c->bulk)
 		return false;
-	if (!is_plain(w, c) || !(cmd = passable(w, c))) {
+	if (is_refused(w) || !is_plain(w, c) || !(cmd = passable(w, c))) {
 		c->parser->whole = true;
 		return false;
 	}

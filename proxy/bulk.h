@@ -3,7 +3,8 @@
  *   home                                                                          owner of its slot
  *   its beginning has come, with all its keys: the client is not read
  *     └ all before it is answered ── PROBING: EXISTS key, as any request ────────► to the node, over the data connection
- *   a connection beside the data connection takes it  ◄── answered by the node ──────┘
+ *   a connection beside the data connection is to take it ◄── answered by the node ──┘
+ *     └ OPENING: it comes up, if none is idle
  *     └ PASSING: read, looked at for its end, sent, no faster than the server takes it
  *         ├ the last byte has been sent ── SENT ── the answer ── the client's next request
  *         │                                  └ lost: UNKNOWN ── LOST: of whom? ──► the data connection makes the server forget that one (race 7)
@@ -12,7 +13,8 @@
  *
  * The client's order needs nothing else: what was before it is answered, what is behind it is not looked at. The probe is for three things: the data connection is up, so
  * whatever a former one left at the server is gone; nothing holds the slot back; and the node is the right one, for a redirect to the request itself would come after all
- * of it had been sent. If any of this is in doubt, or the command needs more than to be passed on (bulk_begins), the request is held whole and goes the usual way.
+ * of it had been sent. If any of this is in doubt, the node does not take one more connection, or the command needs more than to be passed on (bulk_begins), the
+ * request is held whole and goes the usual way.
  *
  * While it is mirrored nothing is passed on; what is on its way when mirroring begins, or a process hands over or ends, goes on, but a client
  * that stalls then is given up after BULK_PATIENCE_S, and any after BULK_LIMIT_S.
@@ -36,6 +38,7 @@ struct worker;
 #define BULK_PATIENCE_S 1.0
 #define BULK_LIMIT_S 10.0
 #define BULK_REST_S 2.0 /* a cluster that redirected or refused something within that time may do it again */
+#define BULK_REFUSED_S 10.0 /* so long no node is asked for one more connection when one refused it */
 
 /* c->in begins with an incomplete request of at least BULK_LEAST bytes. True: it may be passed on; the client is not read until that is known. */
 bool bulk_begins(struct worker *w, struct client *c);

@@ -258,3 +258,18 @@ def test_a_take_over_in_the_middle(servers, sources):
         refused(stalled, "not executed")
         proxy.former_end()
         assert c.call("SET", "k4", VALUE) == b"OK" and c.call("DEL", "k4") == 1 and c.call("EXISTS", "k3") == 0
+
+
+def test_a_server_that_takes_no_more_connections(servers, sources):
+    """The data connection is there: it takes what comes."""
+    source = sources["standalone"]
+    proxy = servers.crossfade(source, config={"workers": 1})
+    with proxy.connect(timeout=60) as c:
+        assert c.call("SET", "k", "old") == b"OK"
+        most = source.call("CONFIG", "GET", "maxclients")[1]
+        source.call("CONFIG", "SET", "maxclients", 1)
+        try:
+            assert c.pipeline([("SET", "k", VALUE[:2 * MB]), ("STRLEN", "k")] * 2) == [b"OK", 2 * MB] * 2
+        finally:
+            source.call("CONFIG", "SET", "maxclients", most)
+        assert counter(proxy, "large") == 0 and c.call("DEL", "k") == 1
