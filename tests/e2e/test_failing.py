@@ -83,6 +83,7 @@ def test_full_from_the_beginning(empty, crossfade):
     equal_by_itself(source, target, proxy)
 
 
+@pytest.mark.long
 def test_a_node_of_the_follower_is_gone(synced):
     source, target, proxy = synced
     node = target.primaries()[1]

@@ -179,6 +179,23 @@ def test_what_was_owed_while_the_follower_hung(empty, crossfade):
     load.check(source, target)
 
 
+@pytest.mark.long
+def test_told_to_end_while_the_follower_hangs(empty, crossfade):
+    """TERM: it gives up after a while, and does not say that it ended clean: what was owed is known to the next one."""
+    source, target = empty
+    proxy = crossfade(source, target, config={"bypassing-writers": False, "mirror-tracking": False})
+    proxy.ctl("start")
+    proxy.wait("synced")
+    with Acked(proxy) as load:
+        with held_back(target):
+            load.more()
+            proxy.term(timeout=60)
+        proxy.start()
+        load.more()
+    equal_by_itself(proxy, source, target, "synced")
+    load.check(source, target)
+
+
 def test_a_lost_or_damaged_journal_is_told(empty, crossfade):
     source, target = empty
     fill(source, 200)

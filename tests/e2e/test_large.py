@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from harness import Client, RespError
+from harness import Client, RespError, diff
 from harness.crossfade import SANITIZERS, built_with_faults
 from harness.process import wait_until
 from test_recipe import copytool
@@ -276,6 +276,74 @@ def test_under_writes_ten_million(standalone, crossfade, key):
     writer, proxy = under_writes(standalone("redis-7.0"), standalone("valkey-9.1"), crossfade, 10000000, 511, 900, 64, [key])  # APPEND has room
     assert writer.longest < 2
     assert "is copied while its writes are held" not in proxy.log()
+
+
+@pytest.fixture(scope="module")
+def alone(servers):
+    return servers.standalone("redis-7.0"), servers.standalone("valkey-9.1")
+
+
+@pytest.mark.parametrize("how", ["expired", pytest.param("deleted", marks=pytest.mark.long), "flushed"])
+def test_gone_while_it_is_copied(alone, crossfade, how):
+    """Half of it is in the temporary key when its time is over, or somebody removes it: it is nowhere afterwards, and the rest is copied."""
+    source, target = alone
+    for side in alone:
+        side.flushall()
+    fill(source, 20000, 1, ["lg:hash", "lg:list"])
+    proxy = crossfade(source, target, config={"large-value": "64kb", "backfill-bytes-per-s": "100kb", "backfill-adaptive": False})
+    proxy.ctl("start")
+    wait_until("a part of one is there", lambda: target.call("KEYS", "crossfade:tmp:*"), 30, 0.01)
+    source.call("SET", "small", "here")
+    if how == "expired":
+        for key in ("lg:hash", "lg:list"):
+            proxy.call("PEXPIRE", key, 50)
+        wait_until("they have expired", lambda: source.call("EXISTS", "lg:hash", "lg:list") == 0, 10, 0.01)
+    elif how == "deleted":
+        assert proxy.call("DEL", "lg:hash", "lg:list") == 2
+    else:
+        assert proxy.call("FLUSHALL") == b"OK"
+    proxy.ctl("throttle", "--off")
+    proxy.wait("synced,dirty=0,lag=0", timeout=60)
+    wait_until("nothing temporary is left", lambda: no_temporary_keys(target), 30)
+    assert diff(source, target) == [] and source.dbsize() == target.dbsize() == (how != "flushed")
+    proxy.call("HSET", "lg:hash", "f", "of a new one")
+    proxy.wait("dirty=0,lag=0")
+    assert target.call("HGETALL", "lg:hash") == [b"f", b"of a new one"] and target.call("PEXPIRETIME", "lg:hash") == -1
+
+
+GB_FIELDS, FIELD = 4096, 256 * 1024
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("key", ["gb:hash", "gb:list"])
+def test_a_gigabyte(standalone, crossfade, key):
+    """There, written to all the while, and back; in the proxy's usual memory."""
+    source, target = standalone("redis-7.0"), standalone("valkey-9.1")
+    with one(source, key) as c:
+        c.call("EVAL", "for i = 1, tonumber(ARGV[1]) do local v = string.rep(string.char(97 + i % 26), tonumber(ARGV[2])) "
+               "if KEYS[1] == 'gb:hash' then redis.call('HSET', KEYS[1], i, v) else redis.call('RPUSH', KEYS[1], v) end end", 1, key, GB_FIELDS, FIELD)
+        assert c.call("MEMORY", "USAGE", key) > 1 << 30
+    proxy = crossfade(source, target, config={"backfill-adaptive": False}, env=FREED_IS_FREED)
+    before, began, rounds = memory(proxy), time.monotonic(), 0
+    proxy.ctl("start")
+    while proxy.status()["phase"] != "synced" or proxy.status()["dirty_keys"]:
+        rounds += 1
+        assert time.monotonic() - began < 600
+        proxy.pipeline([("HSET", key, rounds % GB_FIELDS, "short %d" % rounds)] if key == "gb:hash" else [("LPUSH", key, "short %d" % rounds), ("RPUSH", key, rounds)])
+    print("%s: %d MB, %.1f s, %d rounds of writes, the proxy at most %.1f MB (%.1f at first)" % (key, GB_FIELDS * FIELD >> 20, time.monotonic() - began, rounds, memory(proxy), before))
+    assert rounds > 20 and memory(proxy) < before + 64
+    proxy.wait("synced,dirty=0,lag=0", timeout=120)
+    assert unequal_of(source, target, key) == []
+    proxy.ctl("verify", timeout=300)
+    proxy.ctl("cutover", "--yes", "--wait", 20)
+    proxy.call(*(("HSET", key, 7, "on the target") if key == "gb:hash" else ("LSET", key, 7, "on the target")))
+    proxy.ctl("rollback", "--yes", "--wait", 20)
+    assert unequal_of(source, target, key) == []
+
+
+def unequal_of(source, target, key):
+    return [] if fingerprint(source, key) == fingerprint(target, key) else [key]
 
 
 @pytest.mark.skipif("not built_with_faults()", reason="a build without --enable-faults")

@@ -224,6 +224,30 @@ def test_names_and_dates_of_servers(source, certs, stranger, crossfade):
     show("server")
 
 
+@pytest.mark.parametrize("side", ["target", pytest.param("source", marks=pytest.mark.long)])
+def test_a_certificate_expires_while_it_runs(standalone, certs, crossfade, side):
+    """Of the follower: clients notice nothing. Of the authority: they are told. Either is in the status, and both sides are equal when there is a new one."""
+    certs.make("expired", days=-1)
+    source, target = standalone("redis-7.0", tls=certs), standalone("valkey-9.1", tls=certs)
+    node = source if side == "source" else target
+    fill(source, 100)
+    proxy = crossfade(source, target, config=dict(towards("source", certs), **towards("target", certs), **{"source-nodes": source.tls_addrs, "target-nodes": target.tls_addrs}))
+    proxy.ctl("start")
+    proxy.wait("synced,dirty=0")
+
+    def show(name):
+        node.call("CONFIG", "SET", "tls-cert-file", certs.crt(name), "tls-key-file", certs.key(name))
+        node.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    show("expired")
+    wait_until("the status says why", lambda: any("the %s is not reached" % side in line and "certificate has expired" in line for line in proxy.status()["failing"]), 30, 0.05)
+    reply = proxy.client.try_call("SET", "k:0", "meanwhile", timeout=60)
+    assert reply == b"OK" if side == "target" else "certificate has expired" in str(reply), reply
+    show("server")
+    wait_until("it is taken again", lambda: proxy.client.try_call("SET", "k:1", "afterwards") == b"OK", 30, 0.05)
+    proxy.wait("synced,dirty=0,lag=0", timeout=30)
+    assert diff(source, target) == [] and proxy.status()["failing"] == []
+
+
 def test_a_plain_server_where_tls_is_expected(source, certs):
     proxy = Crossfade(source, start=False, config=towards("source", certs))
     try:
