@@ -10,6 +10,7 @@
 #include "proxy/client.h"
 #include "proxy/engine_internal.h"
 #include "proxy/log.h"
+#include "proxy/pause.h"
 #include "proxy/stream.h"
 #include "proxy/usage.h"
 #include "resp/slot.h"
@@ -499,6 +500,12 @@ enum bulk_step bulk_goes_on(struct worker *w, struct client *c)
 		if (!upstream_is_up(b->on->u))
 			return BULK_WAITS;
 		begin(w, b);
+	}
+	if (b->stage == PASSING && !c->unrestricted)
+		give_up(b, "TRYAGAIN crossfade: the users were read again while this large command was on its way: it was not executed");
+	if (b->stage == PASSING && pause_holds_writes(w)) {
+		c->held = true;
+		return BULK_WAITS;
 	}
 	return take(w, b);
 }

@@ -16,6 +16,7 @@
  * of it had been sent. If any of this is in doubt, the node does not take one more connection, or the command needs more than to be passed on (bulk_begins), the
  * request is held whole and goes the usual way.
  *
+ * CLIENT PAUSE stops it where it is.
  * While it is mirrored nothing is passed on; what is on its way when mirroring begins, or a process hands over or ends, goes on, but a client
  * that stalls then is given up after BULK_PATIENCE_S, and any after BULK_LIMIT_S.
  *

@@ -649,7 +649,7 @@ static void read_once(struct worker *w, struct client *c)
 	bool own = c->in != NULL;
 	struct block *b;
 
-	if (own && bulk_is_passing(c))
+	if (own && bulk_is_passing(c) && c->in_off == c->in->used) /* else CLIENT PAUSE holds it, and TLS had to be read */
 		bulk_room(c);
 	else if (own)
 		make_room(c);

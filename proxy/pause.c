@@ -82,6 +82,11 @@ bool pause_holds(const struct worker *w, const struct client *c, const struct co
 	return cmd->shape == SHAPE_EXEC && c->session && c->session->txn && c->session->txn->write;
 }
 
+bool pause_holds_writes(const struct worker *w)
+{
+	return (w->pause == PAUSE_HANDOVER ? w->pause_beneath : w->pause) != PAUSE_NOT;
+}
+
 /* --- from worker to worker, and back to who asked --- */
 
 struct order {

@@ -273,3 +273,37 @@ def test_a_server_that_takes_no_more_connections(servers, sources):
         finally:
             source.call("CONFIG", "SET", "maxclients", most)
         assert counter(proxy, "large") == 0 and c.call("DEL", "k") == 1
+
+
+def test_client_pause_stops_it_where_it_is(proxies, sources):
+    proxy, source = proxies["tls"], sources["standalone"]
+    before = counter(proxy, "large")
+    with proxy.connect(timeout=60) as c, proxy.connect(timeout=60) as other:
+        c.call("SET", "k", "old")
+        rest = begin(c, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        assert other.call("CLIENT", "PAUSE", 100000, "WRITE") == b"OK"
+        try:
+            c.send_raw(rest + encode(["STRLEN", "k"]))
+            for _ in range(30):
+                assert source.call("GET", "k") == other.call("GET", "k") == b"old"
+        finally:
+            assert other.call("CLIENT", "UNPAUSE") == b"OK"
+        assert c.read() == b"OK" and c.read() == 4 * MB
+
+
+def test_users_that_are_read_again_in_the_middle(servers, sources, tmp_path):
+    users = tmp_path / "users.acl"
+    users.write_text("user default on nopass ~* &* +@all\n")
+    proxy = servers.crossfade(sources["standalone"], config={"aclfile": users})
+    with proxy.connect(timeout=60) as c:
+        c.call("SET", "k", "old")
+        rest = begin(c, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, 1)
+        users.write_text("user default on nopass ~* &* +@all -set\n")
+        proxy.reload()
+        wait_until("they are read", lambda: isinstance(proxy.client.try_call("SET", "k", "old"), RespError), 20)
+        c.send_raw(rest + encode(["SET", "k", VALUE[:2 * MB]]) + encode(["GET", "k"]))
+        refused(c, "not executed")
+        refused(c, "NOPERM")
+        assert c.read() == b"old" and c.call("DEL", "k") == 1
