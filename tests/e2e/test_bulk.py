@@ -2,6 +2,7 @@
 middle, client or server, is told what became of it."""
 import os
 import re
+import signal
 import threading
 
 import pytest
@@ -136,12 +137,16 @@ def test_an_answer_before_the_end(proxies, sources):
 
 def test_a_client_that_goes_in_the_middle(proxy, side):
     proxy.call("SET", "k", "old")
-    for how in "close", "reset":
+    for how in "close", "reset", "is killed":
         before = counter(proxy, "large")
         c = proxy.connect(timeout=60)
+        number = c.call("CLIENT", "ID")
         begin(c, "SET", "k", VALUE[:4 * MB])
         passing(proxy, before + 1)
-        getattr(c, how)()
+        if how == "is killed":
+            assert proxy.call("CLIENT", "KILL", "ID", number) == 1
+        else:
+            getattr(c, how)()
         at_rest(proxy)
         assert proxy.call("GET", "k") == b"old"
 
@@ -248,16 +253,82 @@ def test_a_migration_begins_in_the_middle(servers):
         assert target.call("GET", "k") == b"old" and target.call("STRLEN", "k2") == 2 * MB
 
 
+def ends_as_told(c, source, key):
+    """A client that goes on while the process ends, or another takes over: what it hears is what has become of it. True: it was executed."""
+    told = c.read()
+    assert source.call("STRLEN", key) == (4 * MB if told == b"OK" else len("old")), told
+    if told != b"OK":
+        assert "not executed" in str(told)
+    return told == b"OK"
+
+
 def test_a_take_over_in_the_middle(servers, sources):
-    proxy = servers.crossfade(sources["standalone"])
-    with proxy.connect(timeout=60) as c, proxy.connect(timeout=60) as stalled:
+    source = sources["standalone"]
+    proxy = servers.crossfade(source)
+    with proxy.connect(timeout=60) as c, proxy.connect(timeout=60) as stalled, proxy.connect(timeout=60) as going:
+        going.call("SET", "k", "old")
         begin(stalled, "SET", "k3", VALUE[:4 * MB])
-        passing(proxy, 1)
+        rest = begin(going, "SET", "k", VALUE[:4 * MB], sent=2 * MB)
+        passing(proxy, 2)
         assert c.call("SET", "k4", VALUE) == b"OK"
+        goes_on = threading.Thread(target=going.send_raw, args=(rest,))
+        goes_on.start()
         assert any(proxy.take_over() == 0 for _ in range(5)), proxy.log_tail(60)
+        goes_on.join()
         refused(stalled, "not executed")
+        if ends_as_told(going, source, "k"):
+            assert going.call("STRLEN", "k") == 4 * MB
         proxy.former_end()
         assert c.call("SET", "k4", VALUE) == b"OK" and c.call("DEL", "k4") == 1 and c.call("EXISTS", "k3") == 0
+
+
+def test_the_end_of_the_process_in_the_middle(servers, sources):
+    """It is not waited for longer than for others, and nothing half is executed: the end is clean."""
+    source = sources["standalone"]
+    proxy = servers.crossfade(source)
+    with proxy.connect(timeout=60) as stalled, proxy.connect(timeout=60) as going, proxy.connect(timeout=60) as dropping:
+        going.call("SET", "k", "old"), going.call("DEL", "k3")
+        begin(dropping, "SET", "k3", VALUE[:4 * MB])
+        passing(proxy, 1)
+        wait_until("its connection is killed", lambda: kill_large(source), 20)
+        refused(dropping, "not executed")
+        begin(stalled, "SET", "k3", VALUE[:4 * MB])
+        rest = begin(going, "SET", "k", VALUE[:4 * MB], sent=2 * MB)
+        passing(proxy, 3)
+        proxy.drop()
+        proxy.signal(signal.SIGTERM)
+        going.send_raw(rest)
+        refused(stalled, "the process ends.*not executed")
+        ends_as_told(going, source, "k")
+        for c in stalled, going, dropping:
+            with pytest.raises((Disconnected, ConnectionError)):
+                c.read()
+        assert proxy.wait_exit() == 0 and "given up" not in re.sub("command was given up", "", proxy.log())
+        assert source.call("EXISTS", "k3") == 0
+
+
+@pytest.mark.parametrize("error,refuses,serves", [
+    ("OOM", ("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)), ("READONLY", ("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"))])
+def test_a_server_that_refuses_writes(proxies, sources, error, refuses, serves):
+    """From before the beginning, and from the middle on; the connections go on."""
+    proxy, source = proxies["standalone"], sources["standalone"]
+    with proxy.connect(timeout=60) as c, proxy.connect(timeout=60) as middle:
+        c.call("SET", "k", "old")
+        before = counter(proxy, "large")
+        rest = begin(middle, "SET", "k", VALUE[:4 * MB])
+        passing(proxy, before + 1)
+        source.call(*refuses)
+        try:
+            middle.send_raw(rest + encode(["GET", "k"]))
+            refused(middle, "^" + error)
+            assert middle.read() == b"old"
+            c.send_raw(encode(["SET", "k", VALUE]) + encode(["GET", "k"]))
+            refused(c, "^" + error)
+            assert c.read() == b"old" and counter(proxy, "large") == before + 2
+        finally:
+            source.call(*serves)
+        assert c.call("SET", "k", VALUE) == b"OK" and middle.call("DEL", "k") == 1
+    at_rest(proxy)
 
 
 def test_a_server_that_takes_no_more_connections(servers, sources):
