@@ -39,7 +39,7 @@ struct bulk {
 	uint16_t slot;
 	struct resp_skip skip;
 	struct req *req;           /* it, among what its client waits for: from PASSING until it is answered */
-	struct beside *on;         /* OPENING, PASSING, SENT */
+	struct beside *on;         /* OPENING, PASSING, SENT until it is answered */
 	size_t held;               /* counted in status */
 	ev_tstamp moved;           /* when something of it came */
 	struct loss *loss;
@@ -143,9 +143,10 @@ static void leave(struct bulk *b)
 	count(b, 0);
 }
 
-/* In its place; takes the block. What is still to come of the request is dropped. */
-static void answer(struct bulk *b, const char *reply, size_t n, struct block *block)
+/* Its request has its answer. What is still to come of it is dropped. */
+static void is_over(void *arg)
 {
+	struct bulk *b = arg;
 	struct worker *w = b->home;
 	struct req *r = b->req;
 
@@ -154,10 +155,15 @@ static void answer(struct bulk *b, const char *reply, size_t n, struct block *bl
 		b->stage = DROPPING;
 	else
 		bulk_free(b);
-	r->reply = reply;
-	r->reply_len = n;
-	r->reply_block = block;
 	client_done(w, r);
+}
+
+/* Takes the block. */
+static void set_answer(struct bulk *b, const char *reply, size_t n, struct block *block)
+{
+	b->req->reply = reply;
+	b->req->reply_len = n;
+	b->req->reply_block = block;
 }
 
 static void answer_error(struct bulk *b, const char *text)
@@ -165,7 +171,8 @@ static void answer_error(struct bulk *b, const char *text)
 	sds line = resp_cat_error(sdsempty(), text);
 	struct block *block = block_copy(line, sdslen(line));
 
-	answer(b, block->data, sdslen(line), block);
+	set_answer(b, block->data, sdslen(line), block);
+	is_over(b);
 	sdsfree(line);
 }
 
@@ -312,7 +319,25 @@ static struct beside *connection_to(struct worker *w, const struct upstream *nod
 	return a->at[a->n++] = x;
 }
 
-/* --- lost when all of it had been sent (race 7) --- */
+/* --- at the owner of its slot, and back --- */
+
+static void post(struct worker *from, struct worker *to, mail_fn *fn, struct bulk *b)
+{
+	if (from == to)
+		fn(b);
+	else
+		mailbox_post(from->fleet->mail, to->id, from->id, fn, b);
+}
+
+/* It was executed: who waits for its key (BLPOP) is tried before anything that its client sends behind it. */
+static void wake(void *arg)
+{
+	struct bulk *b = arg;
+
+	park_touched(b->owner->engine, b->req);
+	park_after(b->owner->engine);
+	post(b->owner, b->home, is_over, b);
+}
 
 static void is_forgotten(void *arg)
 {
@@ -321,7 +346,7 @@ static void is_forgotten(void *arg)
 	answer_error(b, b->error);
 }
 
-/* At the owner: whatever is sent there from now on comes behind the other's end. */
+/* Lost when all of it had been sent (race 7): whatever is sent there from now on comes behind the other's end. */
 static void forget(void *arg)
 {
 	struct bulk *b = arg;
@@ -330,10 +355,7 @@ static void forget(void *arg)
 
 	if (l->client_id)
 		upstream_inherit_one(owner->upstreams[worker_upstream(owner, l->side, l->name)], l->run_id, l->client_id);
-	if (owner == b->home)
-		is_forgotten(b);
-	else
-		mailbox_post(owner->fleet->mail, b->home->id, owner->id, is_forgotten, b);
+	post(owner, b->home, is_forgotten, b);
 }
 
 static void was_lost(struct bulk *b, const char *why)
@@ -349,11 +371,7 @@ static void was_lost(struct bulk *b, const char *why)
 	}
 	stat_bump(&w->stats->unknown_outcome);
 	b->error = sdscatprintf(sdsempty(), "UNKNOWN the connection to %s before the reply came: whether the command was executed is unknown", why);
-	b->owner = &w->fleet->workers[w->fleet->owner[b->slot]];
-	if (b->owner == w)
-		forget(b);
-	else
-		mailbox_post(w->fleet->mail, b->owner->id, w->id, forget, b);
+	post(w, b->owner, forget, b);
 }
 
 /* --- passing it on --- */
@@ -373,7 +391,11 @@ static void on_answer(void *arg, const struct reply *reply)
 		fleet_tell_refresh(b->home, x->u->side, "a node refused a large request");
 		answer_error(b, "TRYAGAIN crossfade: its slot moved while this large command was on its way: it was not executed");
 	} else {
-		answer(b, reply->p, reply->n, block_ref(reply->block));
+		set_answer(b, reply->p, reply->n, block_ref(reply->block));
+		if (b->stage == SENT && !engine_reply_is_error(reply))
+			post(b->home, b->owner, wake, b);
+		else
+			is_over(b);
 	}
 }
 
@@ -532,6 +554,7 @@ bool bulk_begins(struct worker *w, struct client *c)
 		abort();
 	struct slice key = w->argv[command_first_key(cmd)];
 	*b = (struct bulk){ .home = w, .client = c, .cmd = cmd, .slot = slot_of(key), .next = bulks_of(w)->all, .at = &w->bulks->all };
+	b->owner = &w->fleet->workers[w->fleet->owner[b->slot]];
 	if (b->next)
 		b->next->at = &b->next;
 	w->bulks->all = b;

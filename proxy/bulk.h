@@ -6,7 +6,8 @@
  *   a connection beside the data connection is to take it ◄── answered by the node ──┘
  *     └ OPENING: it comes up, if none is idle
  *     └ PASSING: read, looked at for its end, sent, no faster than the server takes it
- *         ├ the last byte has been sent ── SENT ── the answer ── the client's next request
+ *         ├ the last byte has been sent ── SENT ── the answer ────────────────────► who waits for its key (BLPOP) is tried
+ *         │                                  │                  the client's next ◄──┘
  *         │                                  └ lost: UNKNOWN ── LOST: of whom? ──► the data connection makes the server forget that one (race 7)
  *         │                                                     its client is answered ◄──┘
  *         └ lost, refused, or given up before: an error, and surely not executed ── DROPPING: the rest is read, and dropped
@@ -21,7 +22,7 @@
  * that stalls then is given up after BULK_PATIENCE_S, and any after BULK_LIMIT_S.
  *
  * Bounds: BULK_AHEAD bytes wait for the server, and a block being read; BULK_MAX requests of a worker pass at a time, more are held whole. One
- * idle connection is kept for each node. Thread: the client's worker; only mail about a lost connection crosses to the owner. */
+ * idle connection is kept for each node. Thread: the client's worker; only mail crosses to the owner, which looks at the request meanwhile, as at any that it is lent. */
 #ifndef CROSSFADE_BULK_H
 #define CROSSFADE_BULK_H
 

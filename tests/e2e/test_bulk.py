@@ -163,6 +163,19 @@ def test_a_slow_client_keeps_nobody_waiting(proxy, side):
     at_rest(proxy)
 
 
+def test_who_waits_for_what_is_pushed_comes_first(proxy, side):
+    """As behind any write: the pusher's next command finds nothing."""
+    wait_for_rest(proxy)
+    before = counter(proxy, "large")
+    for key in "q1", "q2", "q3", "q4":
+        with proxy.connect(timeout=60) as waits, proxy.connect(timeout=60) as c:
+            waits.send("BLPOP", key, 0)
+            wait_until("it waits", lambda: b"blocked_clients:1\r" in proxy.call("INFO", "clients"), 20)
+            assert c.pipeline([("RPUSH", key, VALUE[:2 * MB]), ("LLEN", key), ("LPOP", key)]) == [1, 0, None]
+            assert waits.read() == [key.encode(), VALUE[:2 * MB]]
+    assert counter(proxy, "large") >= before + 4
+
+
 @pytest.mark.tsan
 def test_several_at_once(proxy, side):
     def work(i):
@@ -353,6 +366,8 @@ def test_client_pause_stops_it_where_it_is(proxies, sources):
         c.call("SET", "k", "old")
         rest = begin(c, "SET", "k", VALUE[:4 * MB])
         passing(proxy, before + 1)
+        wait_until("the server has all but its end", lambda: any(
+            int(n) > 4 * MB - 100 for n in re.findall(r" name=crossfade.* qbuf=(\d+) ", source.call("CLIENT", "LIST").decode())), 20)
         assert other.call("CLIENT", "PAUSE", 100000, "WRITE") == b"OK"
         try:
             c.send_raw(rest + encode(["STRLEN", "k"]))
