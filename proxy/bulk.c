@@ -615,7 +615,7 @@ void bulks_turn(struct worker *w)
 	}
 	for (unsigned i = 0; i < a->n;) {
 		struct beside *x = a->at[i];
-		if (x->bulk || x->u->flushing || (is_idle(x) && !engine_is_mirroring(w->engine) && find_idle(a, x->u) == i)) {
+		if (x->bulk || x->u->flushing || (is_idle(x) && a->n < BULK_MAX && !engine_is_mirroring(w->engine) && find_idle(a, x->u) == i)) {
 			i++;
 			continue;
 		}

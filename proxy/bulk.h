@@ -22,7 +22,7 @@
  * that stalls then is given up after BULK_PATIENCE_S, and any after BULK_LIMIT_S.
  *
  * Bounds: BULK_AHEAD bytes wait for the server, and a block being read; BULK_MAX requests of a worker pass at a time, more are held whole. One
- * idle connection is kept for each node. Thread: the client's worker; only mail crosses to the owner, which looks at the request meanwhile, as at any that it is lent. */
+ * idle connection is kept for each node, as long as there is room for another. Thread: the client's worker; only mail crosses to the owner, which looks at the request meanwhile, as at any that it is lent. */
 #ifndef CROSSFADE_BULK_H
 #define CROSSFADE_BULK_H
 

@@ -1,5 +1,6 @@
 """Large requests are passed on as they come, while nothing is mirrored: few bytes of them are held, the client's order holds around them, a half one is never executed, and who is lost in the
 middle, client or server, is told what became of it."""
+import contextlib
 import os
 import re
 import signal
@@ -163,6 +164,7 @@ def test_a_slow_client_keeps_nobody_waiting(proxy, side):
     at_rest(proxy)
 
 
+@pytest.mark.tsan
 def test_who_waits_for_what_is_pushed_comes_first(proxy, side):
     """As behind any write: the pusher's next command finds nothing."""
     wait_for_rest(proxy)
@@ -393,3 +395,31 @@ def test_users_that_are_read_again_in_the_middle(servers, sources, tmp_path):
         refused(c, "not executed")
         refused(c, "NOPERM")
         assert c.read() == b"old" and c.call("DEL", "k") == 1
+
+
+def test_as_many_as_may_pass_at_a_time(servers, sources):
+    """A connection that is only kept, of another node, takes nobody's place; who finds none is held whole."""
+    side = sources["cluster"]
+    proxy = servers.crossfade(side, config={"workers": 1})
+    wait_for_rest(proxy)  # "rest" leaves an idle connection
+    nodes = {side.node_for("n%d" % i): "n%d" % i for i in range(30)}
+    nodes.pop(side.node_for("rest"))
+    (_, full), (_, other) = nodes.items()
+    value = VALUE[:MB + 4096]
+    with contextlib.ExitStack() as stack:
+        before = counter(proxy, "large")
+        clients = [stack.enter_context(proxy.connect(timeout=60)) for _ in range(64)]
+        c = stack.enter_context(proxy.connect(timeout=60))
+        rests = []
+        for n, stalled in enumerate(clients, 1):
+            rests.append(begin(stalled, "SET", "{%s}%d" % (full, n), value))
+            passing(proxy, before + n)
+            if n == 63:
+                assert c.call("SET", other, value) == b"OK" and counter(proxy, "large") == before + n + 1
+                before += 1
+        assert c.call("SET", other, value) == b"OK" and counter(proxy, "large") == before + 64
+        for stalled, rest in zip(clients, rests):
+            stalled.send_raw(rest)
+        assert [stalled.read() for stalled in clients] == [b"OK"] * 64
+        assert c.pipeline([("DEL", "{%s}%d" % (full, n)) for n in range(1, 65)]) == [1] * 64
+    at_rest(proxy)
