@@ -99,8 +99,9 @@ void engine_turn(struct engine *e);                         /* once per loop tur
 enum side engine_authority(const struct engine *e, uint16_t slot); /* any thread */
 const struct versions *engine_versions(const struct engine *e);
 
-/* Invalidation: somebody else changed the key, on the given side. It names no database: the caller tells it of each one in use. */
-void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice key, uint16_t slot);
+/* Invalidation: somebody else changed the key, on the given side. It names no database: the caller tells it of each one in use. home: the slot's node told it; another one
+ * tells of keys that come to it or leave it with their slot, so that nobody need be writing them. */
+void engine_foreign(struct engine *e, enum side side, bool home, uint16_t db, struct slice key, uint16_t slot);
 /* Everything of these slots may differ (lost watch, failover); NULL: of all (a null invalidation, somebody's FLUSHALL). */
 void engine_slots_dirty(struct engine *e, const struct slot_set *slots, const char *why);
 

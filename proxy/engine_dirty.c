@@ -284,7 +284,7 @@ void engine_mark(struct engine *e, uint16_t db, struct slice key, uint16_t slot)
 	mark_key(e, db, key, keyhash_of(db, key), slot, NULL);
 }
 
-void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice key, uint16_t slot)
+void engine_foreign(struct engine *e, enum side side, bool home, uint16_t db, struct slice key, uint16_t slot)
 {
 	keyhash h = keyhash_of(db, key);
 
@@ -294,7 +294,7 @@ void engine_foreign(struct engine *e, enum side side, uint16_t db, struct slice 
 		changes_unknown(&e->changes);
 	stat_add(&e->stats->foreign, 1);
 	/* A key of which our own script or copy is under way is reported, too: only a key that was at rest has a writer of its own. */
-	if (side == slot_authority(e, slot) && !dirty_find(&e->dirty, h))
+	if (home && side == slot_authority(e, slot) && !dirty_find(&e->dirty, h))
 		known_add(&e->foreign, h);
 	mark(e, db, key, h, slot, NULL, true);
 }

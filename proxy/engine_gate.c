@@ -106,7 +106,7 @@ static void on_echoes_end(void *arg, const struct reply *reply)
 	*at = s->next;
 	for (uint32_t i = 0; i < s->n; i++)
 		if (s->at[i].seen && !s->at[i].written)
-			engine_foreign(e, s->side, s->at[i].db, slice(s->at[i].key, sdslen(s->at[i].key)), s->at[i].slot);
+			engine_foreign(e, s->side, true, s->at[i].db, slice(s->at[i].key, sdslen(s->at[i].key)), s->at[i].slot);
 	echoes_free(s);
 	slot_replied(e, slot);
 	authority_replied(e, slot);

@@ -67,6 +67,11 @@ static bool says_gone(const struct reply *r)
 	return r->p && r->n >= 3 && memcmp(r->p, ":-2", 3) == 0;
 }
 
+static bool says_elsewhere(const struct reply *r)
+{
+	return (r->n > 7 && memcmp(r->p, "-MOVED ", 7) == 0) || (r->n > 5 && memcmp(r->p, "-ASK ", 5) == 0);
+}
+
 static void on_glance(void *arg, const struct reply *r)
 {
 	struct glanced *g = arg;
@@ -80,6 +85,8 @@ static void on_glance(void *arg, const struct reply *r)
 	slot_replied(e, slot);
 	s->own--;
 	e->glances--;
+	if (says_elsewhere(r)) /* its slot is moving: the node told that the key left it, and of nobody who writes it */
+		known_remove(&e->foreign, g->hash);
 	if (r->p)
 		e->glance_misses = says_gone(r) ? 0 : e->glance_misses + 1;
 	if (!k || k->state != DIRTY_READING) { /* a write set the whole value meanwhile, or mirroring was turned off */

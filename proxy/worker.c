@@ -200,7 +200,7 @@ static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
 			continue;
 		engine_key_changed(w->engine, u->side, key.text, slot);
 		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */
-			engine_foreign(w->engine, u->side, (uint16_t)db, key.text, slot);
+			engine_foreign(w->engine, u->side, w->upstreams[w->route[u->side][slot]] == u, (uint16_t)db, key.text, slot);
 	}
 	return false;
 }

@@ -71,3 +71,45 @@ def test_nodes_join_and_leave(servers):
     equal(proxy, target, source)
     proxy.ctl("rollback", "--yes", "--wait", 20)
     equal(proxy, source, target)
+
+
+@pytest.mark.long
+def test_valkey_moves_slots_of_both_sides(servers):
+    """CLUSTER MIGRATESLOTS on the authority and on the follower, while it is copied, when both are equal, and after a cutover."""
+    source, target = servers.cluster("valkey-9.1", conf=STAY), servers.cluster("valkey-9.1", conf=STAY)
+    proxy = servers.crossfade(source, target, config={"backfill-keys-per-s": 300, "backfill-adaptive": False})
+    source.pipeline([("SET", "k:%d" % i, "value %d" % i) for i in range(1500)])
+    tags = ["{a}", "{b}", "{c}", "{d}"]
+
+    def move(side, tag):
+        """With its neighbours: slots that clients write, and others with keys in them."""
+        slot = key_slot(tag)
+        home = side.slot_map(fresh=True)[slot]
+        run = [s for s in range(max(0, slot - 40), min(16384, slot + 40)) if side.slot_map()[s] is home]
+        migrate(side, run, home, next(n for n in side.primaries() if n is not home))
+    with Load(proxy, source, clients=3, tags=tags, pair=True) as load:
+        proxy.ctl("start")
+        for side, tag in ((source, "{a}"), (target, "{b}"), (source, "{c}"), (target, "{c}")):
+            move(side, tag)
+            load.progress(1)
+        assert proxy.status()["phase"] == "backfill"
+        proxy.ctl("throttle", "--off")
+        proxy.wait("synced", timeout=60)
+        for side, tag in ((source, "{b}"), (target, "{a}")):
+            move(side, tag)
+        proxy.wait("dirty=0,lag=0", timeout=60)
+        proxy.ctl("verify")
+        proxy.ctl("cutover", "--yes", "--wait", 20)
+        load.server = target
+        for side, tag in ((target, "{d}"), (source, "{d}"), (target, "{a}")):
+            move(side, tag)
+            load.progress(1)
+    equal(proxy, target, source)
+    assert proxy.status()["unknown_outcome"] == 0
+    before = proxy.status()["mirror"]  # what the moves touched is not taken for written by others
+    for tag in tags:
+        for i in range(25):
+            proxy.call("INCR", "%s:after" % tag)
+            proxy.call("APPEND", "log:0:%s" % tag, "x")
+    proxy.wait("dirty=0,lag=0")
+    assert proxy.status()["mirror"]["snapshots"] - before["snapshots"] < 20

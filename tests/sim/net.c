@@ -74,7 +74,7 @@ void deliver_step(struct world *w, enum side side, struct server *n)
 		break;
 	case ANSWER_PUSH:
 		trace(w, "push of the %s: %s", side_name(side), w->key[a.key]);
-		engine_foreign(w->engine, side, 0, key_name(w, a.key), slot_of_key(w, a.key));
+		engine_foreign(w->engine, side, node_of(w, side, slot_of_key(w, a.key)) == n, 0, key_name(w, a.key), slot_of_key(w, a.key));
 		break;
 	case ANSWER_NULL_PUSH:
 		engine_slots_dirty(w->engine, NULL, "a FLUSHALL was seen");

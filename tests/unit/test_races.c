@@ -78,11 +78,7 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	return OTHER_NODE;
 }
 
-static void io_refresh(void *ctx, enum side side, const char *why)
-{
-	(void)side, (void)why;
-	((struct world *)ctx)->asked_anew++;
-}
+static void io_refresh(void *ctx, enum side side, const char *why) { (void)side, (void)why, ((struct world *)ctx)->asked_anew++; }
 
 static bool io_is_up(void *ctx, enum side side, uint16_t slot)
 {
@@ -140,11 +136,7 @@ static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, 
 	w->changed = elements;
 }
 
-static void io_failing(void *ctx, enum side from, uint16_t slot, const char *why)
-{
-	(void)ctx, (void)from, (void)slot, (void)why;
-}
-
+static void io_failing(void *ctx, enum side from, uint16_t slot, const char *why) { (void)ctx, (void)from, (void)slot, (void)why; }
 static void io_held(void *ctx, uint16_t slot, bool ok)
 {
 	struct world *w = ctx;
@@ -398,7 +390,7 @@ static void test_hints_behind_the_proof(void **state)
 	answer(w, "+PONG\r\n");
 	answer(w, "+PONG\r\n");
 	engine_turn(w->engine);
-	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, true, 0, SLICE_LIT("k"), slot_k());
 	answer(w, ":1\r\n");
 	engine_turn(w->engine);
 	assert_true(w->fenced && w->fence_ok);
@@ -413,7 +405,7 @@ static void test_hints_behind_the_proof(void **state)
 	assert_true(was_sent(w, w->n - 1, SIDE_SOURCE, "PEXPIRETIME"));
 	answer(w, ":-2\r\n");
 	assert_true(was_sent(w, w->n - 1, SIDE_TARGET, "UNLINK"));
-	engine_foreign(w->engine, SIDE_TARGET, 0, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_TARGET, true, 0, SLICE_LIT("k"), slot_k());
 	answer(w, ":1\r\n");
 	engine_turn(w->engine);
 	assert_true(was_sent(w, w->n - 1, SIDE_TARGET, "WAIT"));
@@ -429,7 +421,7 @@ static void test_glance_at_a_key_that_is_gone(void **state)
 	struct world *w = *state;
 
 	engine_slot_done(w->engine, SLOTS);
-	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, true, 0, SLICE_LIT("k"), slot_k());
 	engine_turn(w->engine);
 	assert_true(was_sent(w, 0, SIDE_SOURCE, "PEXPIRETIME"));
 	submit(w, "HSET", "k", "f", "1");
@@ -444,12 +436,35 @@ static void test_glance_at_a_key_that_is_gone(void **state)
 	assert_int_equal(atomic_load(&w->stats.mismatches), 0);
 }
 
+static bool is_ours_alone(struct world *w, bool home, const char *glance)
+{
+	engine_foreign(w->engine, SIDE_SOURCE, home, 0, SLICE_LIT("k"), slot_k());
+	engine_turn(w->engine);
+	answer(w, glance);
+	engine_copy(w->engine, copy_of_k(w, COPY_APPLY, READ_K));
+	answer(w, ":1\r\n");
+	submit(w, "APPEND", "k", "x", NULL);
+	answer(w, ":2\r\n");
+	return was_sent(w, w->n - 1, SIDE_TARGET, "APPEND");
+}
+
+/* A slot that moves takes its keys along: the node it comes to tells of them, and the one that it has left; nobody need be writing. */
+static void test_told_of_by_nodes(void **state)
+{
+	engine_slot_done(((struct world *)*state)->engine, SLOTS);
+	assert_true(is_ours_alone(*state, false, ":-1\r\n"));
+	answer(*state, ":2\r\n");
+	assert_true(is_ours_alone(*state, true, "-MOVED 7629 127.0.0.1:7\r\n"));
+	answer(*state, ":2\r\n");
+	assert_false(is_ours_alone(*state, true, ":-1\r\n"));
+}
+
 /* One that is there is copied as any other; so is one whose glance got no answer. */
 static void test_glance_at_a_key_that_is_there(void **state)
 {
 	struct world *w = *state;
 
-	engine_foreign(w->engine, SIDE_SOURCE, 0, SLICE_LIT("k"), slot_k());
+	engine_foreign(w->engine, SIDE_SOURCE, true, 0, SLICE_LIT("k"), slot_k());
 	engine_turn(w->engine);
 	assert_int_equal(w->repairs, 0);
 	answer(w, ":-1\r\n");
@@ -762,6 +777,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_hints_behind_the_proof, begin, end),
 		cmocka_unit_test_setup_teardown(test_glance_at_a_key_that_is_gone, begin, end),
 		cmocka_unit_test_setup_teardown(test_glance_at_a_key_that_is_there, begin, end),
+		cmocka_unit_test_setup_teardown(test_told_of_by_nodes, begin, end),
 		cmocka_unit_test_setup_teardown(test_copy_from_before_an_abort, begin, end),
 		cmocka_unit_test_setup_teardown(test_slot_done_behind_an_abort, begin, end),
 		cmocka_unit_test_setup_teardown(test_unproven_behind_its_set, begin, end),
