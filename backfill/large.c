@@ -273,7 +273,8 @@ void large_adapt(struct large *l, uint64_t elements, size_t bytes)
 {
 	if (elements == 0)
 		return;
-	uint64_t want = BLOCK_BYTES / (bytes / elements + 1);
+	uint64_t want = BLOCK_BYTES / (bytes / elements + 1), grown = 2 * (uint64_t)l->want;
+	want = want < grown ? want : grown; /* a few small elements say little of those that follow */
 	l->want = want < 1 ? 1 : want > l->most ? l->most : (unsigned)want;
 }
 

@@ -49,7 +49,7 @@ def others_have(target, node, value):
 def equal_by_itself(source, target, proxy):
     proxy.wait("synced,dirty=0,lag=0", timeout=60)
     assert diff(source, target) == []
-    assert proxy.status()["failing"] == []
+    wait_until("nothing fails any more", lambda: proxy.status()["failing"] == [], 30)
 
 
 def test_a_node_of_the_follower_is_full(synced):

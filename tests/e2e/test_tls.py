@@ -245,7 +245,8 @@ def test_a_certificate_expires_while_it_runs(standalone, certs, crossfade, side)
     show("server")
     wait_until("it is taken again", lambda: proxy.client.try_call("SET", "k:1", "afterwards") == b"OK", 30, 0.05)
     proxy.wait("synced,dirty=0,lag=0", timeout=30)
-    assert diff(source, target) == [] and proxy.status()["failing"] == []
+    assert diff(source, target) == []
+    wait_until("nothing fails any more", lambda: proxy.status()["failing"] == [], 30)
 
 
 def test_a_plain_server_where_tls_is_expected(source, certs):
