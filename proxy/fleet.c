@@ -194,14 +194,16 @@ bool fleet_restless(const struct fleet *f, enum side side, double now)
 
 void fleet_topology(struct fleet *f, struct topology *t)
 {
-	is_restless_now(f, t->side, ev_time());
 	if (t->side == f->shown && !f->identity[0]) { /* what clients are told does not change with a flip */
 		snprintf(f->identity, sizeof f->identity, "%s %u.%u.%u", t->product == PRODUCT_REDIS ? "redis" : "valkey", t->version >> 16,
 			 t->version >> 8 & 0xff, t->version & 0xff);
 		atomic_store(&f->identity_cluster, t->cluster);
 	}
-	if (atomic_exchange(&f->layout[t->side], t->layout) != t->layout)
+	bool moved = atomic_exchange(&f->layout[t->side], t->layout) != t->layout;
+	if (moved)
 		atomic_fetch_add(&f->epoch, 1);
+	if (moved || t->migrating) /* a picture is new for less, too: a clock, whether there are expiries */
+		is_restless_now(f, t->side, ev_time());
 	to_all(f, do_topology, &(struct order){ .topology = t });
 	topology_unref(t);
 }

@@ -97,7 +97,7 @@ struct fleet_start {
 struct fleet *fleet_new(const struct fleet_start *s);
 void fleet_serve(struct fleet *f, const struct listen_fd *fds, unsigned n); /* begin to accept clients */
 void fleet_topology(struct fleet *f, struct topology *t);             /* takes the reference; to all workers */
-bool fleet_restless(const struct fleet *f, enum side side, double now); /* in the last RESTLESS_S seconds the topology changed, or a node did not take a command; any thread */
+bool fleet_restless(const struct fleet *f, enum side side, double now); /* in the last RESTLESS_S seconds the layout changed, slots moved, or a node did not take a command; any thread */
 /* Mirroring on: every write from now on has an effect; control_mirror_ready() when tracking is on and what was in flight before has ended. */
 void fleet_mirror(struct fleet *f, bool on);
 /* Fence the slots (reads held, too), drain, PING on each data connection, WAIT on the new authority's replicas: control_fenced() from each worker. */

@@ -163,7 +163,7 @@ struct fleet {
 	_Atomic int identity_cluster;
 	_Atomic uint32_t epoch;      /* moves when keys may be found elsewhere than before: flips, routes, layouts, server processes */
 	_Atomic uint64_t layout[SIDES]; /* of the newest topology */
-	_Atomic double restless[SIDES]; /* when a node last redirected or refused something, or the topology changed */
+	_Atomic double restless[SIDES]; /* when a node last redirected or refused something, or the layout changed */
 	pthread_mutex_t nodes_lock;  /* states of data connections: written when one changes, read by status */
 	struct node_note *notes;
 	unsigned nnotes;
