@@ -15,6 +15,7 @@
 #define BACKOFF_MAX_S 1.0
 #define LARGE_PER_TURN (256 * 1024) /* of a large reply that is taken as it comes: others are not to notice */
 #define READ_PER_TURN (1024 * 1024) /* bytes; what else is there waits for the next turn, behind what others sent */
+#define ROOM_AHEAD ((size_t)64 << 20) /* so far the length that a server announces is believed; beyond it there is room for as much again as has come */
 
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
@@ -472,6 +473,13 @@ static bool dispatch(struct upstream *u, const char *p, size_t n)
 	return u->state == UPSTREAM_UP;
 }
 
+static bool lacks_room(const struct upstream *u)
+{
+	size_t room = u->in ? u->in->cap - u->in_off : 0;
+
+	return !u->in || u->in->used == u->in->cap || (u->parser.need > room && room < ROOM_AHEAD);
+}
+
 /* Room behind what is there: at the front of the same block if nobody else holds it, else in a new one that fits the reply. */
 static void make_room(struct upstream *u)
 {
@@ -481,9 +489,13 @@ static void make_room(struct upstream *u)
 
 	if (want > BLOCK_LARGE && want < 2 * left)
 		want = 2 * left; /* an array's need is known one element at a time: what is there is copied log times, not once per element */
+	if (want > ROOM_AHEAD)
+		want = 2 * left > ROOM_AHEAD ? 2 * left : ROOM_AHEAD;
 
 	if (b && b->cap >= want && block_is_sole(b)) {
 		memmove(b->data, b->data + u->in_off, left);
+	} else if (b && block_is_sole(b) && !u->in_off) {
+		u->in = b = block_grow(b, want);
 	} else {
 		struct block *bigger = block_new(want);
 		if (left)
@@ -633,7 +645,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 	if (u->rest && (u->stopped || !read_large(u)))
 		return;
 	for (size_t got = 0; got < READ_PER_TURN || transport_pending(u->tls);) {
-		if (!u->in || u->in->used == u->in->cap || u->parser.need > u->in->cap - u->in_off)
+		if (lacks_room(u))
 			make_room(u);
 		size_t room = u->in->cap - u->in->used;
 		ssize_t n = transport_read(u->fd, u->tls, u->in->data + u->in->used, room);

@@ -101,6 +101,20 @@ def test_what_needs_the_whole_reply_has_it(proxies, values):
     assert counter(proxy, "large") == before
 
 
+def test_room_for_a_whole_reply_is_made_as_it_comes(proxies, sources, values):
+    """More than a server's word for its length is good for: twice the room is full, and there is more."""
+    source, size = sources["standalone"], 150 * MB
+    source.call("SETRANGE", "vast", size - 1, "x")
+    try:
+        with proxies["standalone"].connect(timeout=60) as c:
+            for keys, expected in ((("other", "vast"), [values["other"], size]), (("vast", "other"), [size, values["other"]])):
+                found = [v if len(v) < size else len(v) for v in c.call("MGET", *keys) if len(v) < size or v.strip(b"\0") == b"x"]
+                assert found == expected
+            assert c.call("PING") == b"PONG"
+    finally:
+        source.call("DEL", "vast")
+
+
 def test_a_slow_reader_keeps_nobody_waiting(proxy, side, values):
     with proxy.connect(timeout=60) as slow, proxy.connect(protocol=3, timeout=60) as other:
         begin(slow, "GET", "big")
