@@ -1,6 +1,8 @@
 /* backfill.c - the object: what the proxy calls, and the turn of the loop. */
 #include "backfill/internal.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define LARGE_DEFAULT (1u << 20)
@@ -29,6 +31,37 @@ bool bf_may_log(struct backfill *b, enum bf_log_kind k)
 		return false;
 	b->log_at[k] = now;
 	return true;
+}
+
+void bf_failing(struct backfill *b, enum bf_log_kind k, const char *fmt, ...)
+{
+	char why[320];
+	va_list ap;
+
+	if (!bf_may_log(b, k))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof why, fmt, ap);
+	va_end(ap);
+	b->host->log(b->host->ctx, BF_LOG_WARNING, "%s", why);
+	if (b->host->failing)
+		b->host->failing(b->host->ctx, why);
+}
+
+void list_failing(struct backfill *b, enum side side, uint16_t slot, const struct slice replies[3])
+{
+	char text[200];
+
+	for (int k = 0; k < 3; k++)
+		if (reply_error(replies[k]) > REPLY_ELSEWHERE)
+			bf_failing(b, LOGK_LIST, "cannot list slot %u of the %s: %s", slot, side_name(side), reply_text(replies[k], text, sizeof(text)));
+}
+
+void scan_failing(struct backfill *b, enum side side, struct slice reply)
+{
+	char text[200];
+
+	bf_failing(b, LOGK_LIST, "cannot scan the %s: %s", side_name(side), reply_text(reply, text, sizeof(text)));
 }
 
 void bf_wake(struct backfill *b)

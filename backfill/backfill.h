@@ -110,6 +110,7 @@ struct backfill_host {
 	/* Something worth telling: backfill finished, verify finished, state changed, checkpoint written. */
 	void (*event)(void *ctx, const char *what);
 	void (*log)(void *ctx, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+	void (*failing)(void *ctx, const char *why); /* why what is tried again does not succeed; also in the log. NULL: nobody asks */
 	int64_t (*now_ms)(void *ctx, enum side side); /* that side's clock */
 	/* The owner notes which elements of this key writes touch from now on, until it is told so of an empty one. changes() asks for
 	 * what was noted since; read_followed() sends reads of the key (taken) on its data connection, and tells what was noted of the writes that were

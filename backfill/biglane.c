@@ -193,8 +193,7 @@ static void on_large(void *arg, enum recipe_result result, sds block, unsigned n
 		item_uncarried(b, i, why);
 		return;
 	case RECIPE_ERROR:
-		if (bf_may_log(b, LOGK_LARGE))
-			b->host->log(b->host->ctx, BF_LOG_WARNING, "a large key of slot %u could not be copied, again later: %s", c->slot, why);
+		bf_failing(b, LOGK_LARGE, "a large key of slot %u could not be copied, again later: %s", c->slot, why);
 		biglane_discard(l, i); /* again: the connection that should have removed it may be the one that broke */
 		item_fail(b, i, why);
 		return;

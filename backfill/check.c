@@ -350,9 +350,8 @@ static void view_digest(struct view *v, struct slice *replies)
 	conn_saw(v->conn, (enum recipe)c->recipe, v->result, replies[0]);
 	if (v->result == RECIPE_ERROR) {
 		v->lost = true;
-		if (!v->elsewhere && bf_may_log(b, LOGK_CHECK))
-			b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot read a key of slot %u of the %s for comparing: %s", c->slot, side_name(side),
-				     why ? why : reply_text(replies[0], text, sizeof(text)));
+		if (!v->elsewhere)
+			bf_failing(b, LOGK_CHECK, "cannot read a key of slot %u of the %s for comparing: %s", c->slot, side_name(side), why ? why : reply_text(replies[0], text, sizeof(text)));
 	}
 }
 

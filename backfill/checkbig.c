@@ -128,6 +128,10 @@ static bool big_lost(struct bigcheck *g, int k, struct slice reply, const char *
 		return true;
 	}
 	if (check_dropped(g->current) || reply_error(reply) != REPLY_FINE) {
+		char text[200];
+		if (reply_error(reply) > REPLY_ELSEWHERE)
+			bf_failing(g->conn[k]->b, LOGK_CHECK, "cannot read a large key of slot %u of the %s for comparing: %s", g->current->slot, side_name(g->conn[k]->side),
+				   reply_text(reply, text, sizeof(text)));
 		big_failed(g, reply_error(reply) == REPLY_ELSEWHERE);
 		return true;
 	}

@@ -97,9 +97,8 @@ static void on_window(void *arg, struct slice reply, const char *why)
 	s->scanning = false;
 	s->expected -= u->asked;
 	if (!reply.p || !reply_scan(reply, &u->cursor, &keys)) {
-		char text[200];
-		if (reply.p && bf_may_log(b, LOGK_LIST))
-			b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot scan the %s: %s", side_name(s->from), reply_text(reply, text, sizeof(text)));
+		if (reply.p)
+			scan_failing(b, s->from, reply);
 		c->down_until = bf_now(b) + 0.25;
 		unit_free(b, u);
 		return; /* the same cursor is asked again */

@@ -14,8 +14,7 @@ static void path_of(const struct backfill *b, const char *name, const char *suff
 
 static void log_errno(struct backfill *b, const char *what, const char *path)
 {
-	if (bf_may_log(b, LOGK_OTHER))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot %s '%s': %s", what, path, strerror(errno));
+	bf_failing(b, LOGK_OTHER, "cannot %s '%s': %s", what, path, strerror(errno));
 }
 
 static bool write_all(int fd, const void *data, size_t n)

@@ -461,6 +461,9 @@ void bf_wake(struct backfill *b);  /* there is work: tick runs */
 /* At most one message of a kind per second. */
 enum bf_log_kind { LOGK_ERROR, LOGK_UNCARRIED, LOGK_LOST, LOGK_LIST, LOGK_CHECK, LOGK_HOLD, LOGK_LARGE, LOGK_OTHER };
 bool bf_may_log(struct backfill *b, enum bf_log_kind k);
+void bf_failing(struct backfill *b, enum bf_log_kind k, const char *fmt, ...) __attribute__((format(printf, 3, 4))); /* a warning that tells why what is tried again fails */
+void list_failing(struct backfill *b, enum side side, uint16_t slot, const struct slice replies[3]); /* likewise, of probe, list, probe; nothing if the slot is elsewhere */
+void scan_failing(struct backfill *b, enum side side, struct slice reply);
 enum side bf_authority(const struct backfill *b, uint16_t slot);
 static inline void stat_add(_Atomic uint64_t *s, uint64_t n)
 {

@@ -78,10 +78,13 @@ static void on_keyspace(void *arg, struct slice reply, const char *why)
 	a->conn->checking--;
 	if (!reply.p)
 		conn_was_lost(a->conn, why);
-	if (!reply.p || !resp_item(reply.p, reply.p + reply.n, &item) || (item.type != '$' && item.type != '='))
+	if (!reply.p || !resp_item(reply.p, reply.p + reply.n, &item) || (item.type != '$' && item.type != '=')) {
+		if (reply.p)
+			scan_failing(a->conn->b, a->conn->side, reply);
 		a->ask->failed = true;
-	else
+	} else {
 		keyspace_each(item.text, on_database, a);
+	}
 	part_done(a->ask);
 	free(a);
 }

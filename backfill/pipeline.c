@@ -482,9 +482,7 @@ static void item_read_error(struct backfill *b, struct item *i, const struct sli
 			return;
 		}
 	}
-	if (bf_may_log(b, LOGK_ERROR))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot read a key of slot %u from the %s: %.160s", item_copy(i)->slot,
-			     side_name(item_copy(i)->from), why ? why : "error");
+	bf_failing(b, LOGK_ERROR, "cannot read a key of slot %u from the %s: %.160s", item_copy(i)->slot, side_name(item_copy(i)->from), why ? why : "error");
 	item_fail(b, i, why);
 }
 
@@ -598,9 +596,7 @@ static void copied_error(struct backfill *b, struct item *i)
 {
 	struct copy *c = item_copy(i);
 
-	if (bf_may_log(b, LOGK_ERROR))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "the %s refused a key of slot %u: %.160s", side_name(SIDE_OTHER(c->from)), c->slot,
-			     c->why ? c->why : "error");
+	bf_failing(b, LOGK_ERROR, "the %s refused a key of slot %u: %.160s", side_name(SIDE_OTHER(c->from)), c->slot, c->why ? c->why : "error");
 	free(c->why);
 	c->why = NULL;
 	i->want_type = 1;

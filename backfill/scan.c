@@ -222,16 +222,6 @@ static void take_key(void *arg, struct slice key)
 		item_queue(u->b, item_new(u->b, (uint16_t)u->db, key, u->slot, u));
 }
 
-static void unit_list_log(struct unit *u, struct slice reply)
-{
-	struct backfill *b = u->b;
-	char text[200];
-
-	if (reply_error(reply) != REPLY_ELSEWHERE && bf_may_log(b, LOGK_LIST))
-		b->host->log(b->host->ctx, BF_LOG_WARNING, "cannot list slot %u of the %s: %s", u->slot, side_name(b->scan.from),
-			     reply_text(reply, text, sizeof(text)));
-}
-
 /* More keys than were asked for: ask for more. */
 static void list_larger(struct backfill *b, struct unit *u)
 {
@@ -273,9 +263,7 @@ static void on_list(void *arg, struct slice reply, const char *why)
 	}
 	if (!reply_int(replies[0], &n) || !reply_int(replies[2], &n) ||
 	    !resp_item(replies[1].p, replies[1].p + replies[1].n, &item) || item.type != '*') {
-		for (int k = 0; k < 3; k++)
-			if (reply_error(replies[k]) != REPLY_FINE)
-				unit_list_log(u, replies[k]);
+		list_failing(b, b->scan.from, u->slot, replies);
 		u->broken = true;
 		scan_settle(b, u);
 		return;

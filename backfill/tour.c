@@ -243,10 +243,13 @@ static void leg_reply(struct leg *l, int k, struct slice reply, const char *why)
 		return;
 	c->checking--;
 	if (!reply.p || !reply_int(replies[0], &n) || !reply_int(replies[2], &n) ||
-	    !resp_item(replies[1].p, replies[1].p + replies[1].n, &item) || item.type != '*')
+	    !resp_item(replies[1].p, replies[1].p + replies[1].n, &item) || item.type != '*') {
+		if (reply.p)
+			list_failing(c->b, c->side, l->slot, replies);
 		l->broken = true;
-	else
+	} else {
 		l->list[k] = must(sdsnewlen(replies[1].p, replies[1].n));
+	}
 	leg_answered(l);
 }
 
@@ -348,6 +351,8 @@ static void on_pass(void *arg, struct slice reply, const char *why)
 	t->scanning = false;
 	t->expected -= SCAN_KEYS;
 	if (!reply.p || !reply_scan(reply, &t->cursor, &keys)) {
+		if (reply.p)
+			scan_failing(t->b, c->side, reply);
 		/* The cursor may be void with the process that gave it: from the beginning. */
 		l->broken = true;
 		t->retry_at = bf_now(t->b) + RETRY_S;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "proxy/failing.h"
 #include "proxy/log.h"
 
 struct backfill_thread {
@@ -117,6 +118,13 @@ static void host_log(void *ctx, int level, const char *fmt, ...)
 	va_start(ap, fmt);
 	log_vwrite((enum log_level)level, fmt, ap);
 	va_end(ap);
+}
+
+static void host_failing(void *ctx, const char *why)
+{
+	struct backfill_thread *t = ctx;
+
+	failing_tell_walk(t->control, t->mail, t->self, t->to_control, why);
 }
 
 struct uncarried_mail {
@@ -408,7 +416,7 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->self = THREAD_BACKFILL(workers);
 	t->to_control = THREAD_CONTROL(workers);
 	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
-					  host_slot_clean, host_latency, host_event, host_log, host_now_ms, .follow = host_follow, .changes = host_changes,
+					  host_slot_clean, host_latency, host_event, host_log, host_failing, host_now_ms, .follow = host_follow, .changes = host_changes,
 					  .uncarried = host_uncarried, .read_followed = host_read_followed };
 	atomic_store(&t->stats.eta_s, -1);
 	return t;

@@ -73,7 +73,7 @@ struct control {
 		char foreign[320];       /* how it contradicts the record; "" */
 	} marker;
 	struct state_side seen[SIDES];
-	struct failing failing;
+	struct failing failing[FAILING_KINDS];
 	char logfile[4096];
 	struct successor *successor; /* control_handover.h; NULL: not listened for */
 	bool handed_over;

@@ -12,19 +12,20 @@
 
 struct told {
 	struct control *control;
+	enum failing_kind kind;
 	char why[sizeof ((struct failing *)0)->why];
 };
 
 static void on_told(void *arg)
 {
 	struct told *t = arg;
-	struct control *c = t->control;
-	ev_tstamp now = ev_now(c->loop);
+	struct failing *f = &t->control->failing[t->kind];
+	ev_tstamp now = ev_now(t->control->loop);
 
-	if (now - c->failing.at > FAILING_FRESH_S || strcmp(c->failing.why, t->why) != 0)
+	if (t->kind == FAILING_COPY && (now - f->at > FAILING_FRESH_S || strcmp(f->why, t->why) != 0))
 		log_limited(LOG_NOTICE, "a copy fails, and is tried again: %s", t->why);
-	snprintf(c->failing.why, sizeof c->failing.why, "%s", t->why);
-	c->failing.at = now;
+	snprintf(f->why, sizeof f->why, "%s", t->why);
+	f->at = now;
 	free(t);
 }
 
@@ -37,6 +38,17 @@ static int length_to_tell(const char *why)
 	return (int)(n < 200 ? n : 200);
 }
 
+static struct told *told_new(struct control *c, enum failing_kind kind)
+{
+	struct told *t = malloc(sizeof *t);
+
+	if (!t)
+		abort();
+	t->control = c;
+	t->kind = kind;
+	return t;
+}
+
 void failing_tell(struct worker *w, enum side from, uint16_t slot, const char *why)
 {
 	ev_tstamp now = ev_now(w->loop);
@@ -45,12 +57,18 @@ void failing_tell(struct worker *w, enum side from, uint16_t slot, const char *w
 	if (now - w->failing_told < TELL_S)
 		return;
 	w->failing_told = now;
-	if (!(t = malloc(sizeof *t)))
-		abort();
-	t->control = w->fleet->control;
+	t = told_new(w->fleet->control, FAILING_COPY);
 	why += *why == '-';
 	snprintf(t->why, sizeof t->why, "slot %u, from the %s to the %s: %.*s", slot, side_name(from), side_name(SIDE_OTHER(from)), length_to_tell(why), why);
 	mailbox_post(w->fleet->mail, THREAD_CONTROL(w->fleet->nworkers), w->id, on_told, t);
+}
+
+void failing_tell_walk(struct control *c, struct mailboxes *mail, unsigned self, unsigned to_control, const char *why)
+{
+	struct told *t = told_new(c, FAILING_WALK);
+
+	snprintf(t->why, sizeof t->why, "%.*s", length_to_tell(why), why);
+	mailbox_post(mail, to_control, self, on_told, t);
 }
 
 json_t *failing_json(const struct control *c, bool owing)
@@ -62,7 +80,10 @@ json_t *failing_json(const struct control *c, bool owing)
 		if (f && !f->up)
 			json_array_append_new(list, json_sprintf("the %s is not reached as a whole: %s", side_name((enum side)s), *f->down ? f->down : "not asked yet"));
 	}
-	if (owing && *c->failing.why && ev_now(c->loop) - c->failing.at <= FAILING_FRESH_S)
-		json_array_append_new(list, json_string(c->failing.why));
+	for (int k = 0; k < FAILING_KINDS; k++) {
+		const struct failing *f = &c->failing[k];
+		if (owing && *f->why && ev_now(c->loop) - f->at <= FAILING_FRESH_S)
+			json_array_append_new(list, json_string(f->why));
+	}
 	return list;
 }

@@ -175,7 +175,7 @@ char *control_status(struct control *c)
 						  "snapshots", (json_int_t)sums.snapshots, "foreign", (json_int_t)sums.foreign));
 	json_object_set_new(o, "dirty_keys", number(sums.dirty_keys));
 	json_object_set_new(o, "dirty_slots", number(sums.dirty_slots));
-	json_object_set_new(o, "failing", failing_json(c, sums.dirty_keys || sums.dirty_slots || r->phase == PHASE_BACKFILL));
+	json_object_set_new(o, "failing", failing_json(c, sums.dirty_keys || sums.dirty_slots || r->phase == PHASE_BACKFILL || (c->phases && phases_verifying(c->phases))));
 	json_object_set_new(o, "verify", verify_progress(c));
 	json_object_set_new(o, "last_verify", last_verify(c, r));
 	json_object_set_new(o, "verify_due", json_string(c->phases ? phases_verify_due(c->phases) : ""));

@@ -1,4 +1,6 @@
 """What fails is tried again, is told in the status with its reason, and is in the way of nothing else: nodes that are full, gone, or know of no slot."""
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from harness import RespError, diff, key_slot
 from harness.process import wait_until
@@ -80,6 +82,32 @@ def test_full_from_the_beginning(empty, crossfade):
         assert proxy.status()["phase"] == "backfill"
     finally:
         node.call("CONFIG", "SET", "maxmemory", "0")
+    equal_by_itself(source, target, proxy)
+
+
+def test_the_keys_of_a_side_must_not_be_listed(empty, crossfade):
+    """By its own account, at first for the copy, then for a verify: either goes on when it may."""
+    source, target = empty
+    source.pipeline([("SET", "k:%d" % i, "v") for i in range(KEYS)])
+    proxy = crossfade(source, target)
+    source.call("ACL", "SETUSER", "default", "-scan")
+    try:
+        proxy.ctl("start")
+        told(proxy, "cannot scan the source", "NOPERM")
+        assert proxy.status()["phase"] == "backfill" and proxy.call("GET", "k:3") == b"v"
+    finally:
+        source.call("ACL", "SETUSER", "default", "+@all")
+    equal_by_itself(source, target, proxy)
+    node = target.primaries()[2]
+    node.call("ACL", "SETUSER", "default", "-cluster|getkeysinslot", "-scan")
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            verify = pool.submit(proxy.ctl, "verify")
+            told(proxy, "the target: ", "NOPERM")
+            assert not verify.done()
+        finally:
+            node.call("ACL", "SETUSER", "default", "+@all")
+        assert verify.result(60).rc == 0
     equal_by_itself(source, target, proxy)
 
 
