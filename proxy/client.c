@@ -670,8 +670,8 @@ static void read_once(struct worker *w, struct client *c)
 		return;
 	}
 	b->used += (size_t)n;
+	gather_read(&w->gather, c, c->seen);
 	c->seen = ev_now(w->loop);
-	gather_read(&w->gather, c);
 	if (own)
 		take_own(w, c);
 	else

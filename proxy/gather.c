@@ -8,12 +8,15 @@ void gather_thread(void)
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 }
 
-ev_tstamp gather_wait(uint64_t others, ev_tstamp seconds, ev_tstamp latency)
+static ev_tstamp less(ev_tstamp a, ev_tstamp b)
 {
-	ev_tstamp wait = latency * GATHER_SHARE;
+	return a < b ? a : b;
+}
 
-	if (wait > GATHER_MAX_S)
-		wait = GATHER_MAX_S;
+ev_tstamp gather_wait(uint64_t others, unsigned clients, ev_tstamp seconds, ev_tstamp latency)
+{
+	ev_tstamp wait = less(less(latency, GATHER_MAX_S), clients * GATHER_EACH_S);
+
 	return (ev_tstamp)others * wait >= GATHER_LEAST * seconds ? wait : 0;
 }
 
@@ -35,12 +38,13 @@ void gather_window(struct gather *g, struct ev_loop *loop, const struct latency 
 {
 	look_at_latency(g, sides, n);
 	ev_tstamp now = ev_now(loop), seconds = now - g->since;
-	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, seconds, g->latency) : 0;
+	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, g->clients, seconds, g->latency) : 0;
 
 	if (wait != g->wait) {
 		g->wait = wait;
 		ev_set_io_collect_interval(loop, wait);
 	}
 	g->others = 0;
+	g->clients = 0;
 	g->since = now;
 }

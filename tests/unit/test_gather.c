@@ -17,37 +17,43 @@ static void near(ev_tstamp got, ev_tstamp expected)
 static void test_wait(void **state)
 {
 	(void)state;
-	near(gather_wait(0, 0.005, 0.001), 0);         /* nobody, or one client alone */
-	near(gather_wait(10, 0.005, 0.0004), 0);       /* 2,000/s: a fifth of a client in 100 µs */
-	near(gather_wait(150, 0.005, 0.00024), 6e-5);  /* 30,000/s: a share of what the servers take */
-	near(gather_wait(150, 0.005, 0.00004), 0);     /* servers are quick: nobody would come meanwhile */
-	near(gather_wait(1000, 0.005, 0.00004), 1e-5);
-	near(gather_wait(500, 0.005, 0.02), GATHER_MAX_S);
-	near(gather_wait(500, 5, 0.02), 0);            /* the same after a rest */
+	near(gather_wait(0, 1, 0.005, 0.001), 0);          /* nobody, or one client alone */
+	near(gather_wait(10, 10, 0.005, 0.0004), 0);       /* 2,000/s: less than a client in 100 µs */
+	near(gather_wait(150, 45, 0.005, 0.00012), 0.00012); /* 30,000/s: what the servers take */
+	near(gather_wait(150, 45, 0.005, 0.00004), 0);     /* servers are quick: hardly anybody would come meanwhile */
+	near(gather_wait(1000, 200, 0.005, 0.00004), 0.00004);
+	near(gather_wait(500, 400, 0.005, 0.02), GATHER_MAX_S);
+	near(gather_wait(250, 8, 0.005, 0.0002), 0);       /* eight that are fast: in 40 µs only two of them come */
+	near(gather_wait(500, 16, 0.005, 0.0002), 16 * GATHER_EACH_S);
+	near(gather_wait(500, 400, 5, 0.02), 0);           /* the same after a rest */
 }
 
 /* A client alone is never waited with, however fast it sends. */
 static void test_reads(void **state)
 {
-	struct gather g = { .last = NULL };
+	struct gather g = { .last = NULL, .since = 4.9 };
 	int a, b;
 
 	(void)state;
-	for (int i = 0; i < 1000; i++)
-		gather_read(&g, &a);
+	gather_read(&g, &a, 0);
+	for (int i = 1; i < 1000; i++)
+		gather_read(&g, &a, 5);
 	assert_int_equal(g.others, 1);
+	assert_int_equal(g.clients, 1);
+	gather_read(&g, &b, 4.9); /* before the window */
 	for (int i = 0; i < 100; i++) {
-		gather_read(&g, &b);
-		gather_read(&g, &a);
+		gather_read(&g, &a, 5.1);
+		gather_read(&g, &b, 5.1);
 	}
-	assert_int_equal(g.others, 201);
+	assert_int_equal(g.others, 202);
+	assert_int_equal(g.clients, 2);
 }
 
 /* A window that is not over changes nothing; one that is begins the next. */
 static void test_windows(void **state)
 {
 	struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
-	struct gather g = { .since = ev_now(loop), .others = 1000000 };
+	struct gather g = { .since = ev_now(loop), .others = 1000000, .clients = 1000 };
 	struct latency sides[2] = { { 0, 0 }, { 10, 10000 } };
 
 	(void)state;
@@ -57,6 +63,7 @@ static void test_windows(void **state)
 	g.since -= 0.01;
 	gather_turn(&g, loop, sides, 2);
 	assert_int_equal(g.others, 0);
+	assert_int_equal(g.clients, 0);
 	near(g.wait, GATHER_MAX_S);
 	near(g.since, ev_now(loop));
 	near(g.latency, 0.001);
@@ -70,6 +77,7 @@ static void test_windows(void **state)
 	near(g.latency, 0.0001);
 	g.since += 3600; /* the clock was set back */
 	g.others = 1000;
+	g.clients = 1000;
 	gather_turn(&g, loop, sides, 2);
 	near(g.wait, 0);
 	near(g.since, ev_now(loop));
