@@ -43,6 +43,8 @@ bool resp2_differs(const struct command *cmd, struct slice reply)
 	struct resp_item item;
 	uint64_t left = 1;
 
+	if (reply.n > 1 && (*p == '+' || *p == ':' || (*p == '$' && p[1] != '-')))
+		return false; /* most are so */
 	if (cmd && shape_is_flat(cmd->shape) && reply.n > 0 && *p == '*')
 		return true;
 	for (size_t size; left > 0; left--, p += size) {
