@@ -131,8 +131,8 @@ FLIPS = 10
 def flips(ctx):
     """There and back, again and again, with a random load; the first after a backfill under writes."""
     world, rng = ctx.world, ctx.rng
-    keys = 3000
-    proxy = world.fresh(keys=keys, config={"workers": rng.choice([1, 2, 3]), "backfill-keys-per-s": 4000, "backfill-adaptive": False})
+    keys = 12000
+    proxy = world.fresh(keys=keys, config={"workers": rng.choice([1, 2, 3]), "backfill-keys-per-s": 12000, "backfill-adaptive": False})
     pauses = []
     with Load(proxy, ctx.seed, clients=rng.choice([3, 6]), pause_s=rng.choice([0.0005, 0.003]), batch=rng.choice([6, 30]), over=keys) as load:
         world.synced()
