@@ -207,9 +207,8 @@ static struct wide *wide_new(const struct slot_set *slots)
 	if (!(wide = malloc(sizeof *wide + n * sizeof wide->slot[0])))
 		abort();
 	wide->n = 0;
-	for (unsigned i = 0; i < SLOTS; i++)
-		if (slot_set_has(slots, i))
-			wide->slot[wide->n++] = (uint16_t)i;
+	FOR_SLOTS (i, slots)
+		wide->slot[wide->n++] = (uint16_t)i;
 	return wide;
 }
 

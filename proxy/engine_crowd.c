@@ -224,9 +224,9 @@ bool crowd_collect(struct engine *e, struct mwrite *mw, uint32_t argc)
 
 static void move_versions(struct engine *e, const struct crowd *c, void (*move)(struct versions *v, uint32_t stripe))
 {
-	for (uint32_t i = 0; i < STRIPES; i++)
-		if (c->every || c->stripes[i / 64] >> (i % 64) & 1)
-			move(&e->versions, i);
+	for (uint32_t i = 0; i < STRIPES / 64; i++)
+		for (uint64_t bits = c->every ? UINT64_MAX : c->stripes[i]; bits; bits &= bits - 1)
+			move(&e->versions, i * 64 + (uint32_t)__builtin_ctzll(bits));
 }
 
 void crowd_begin(struct engine *e, const struct crowd *c)

@@ -29,10 +29,11 @@ void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots,
 	assert(f->stage == FENCE_NONE);
 	*f = (struct fence){ .stage = FENCE_DRAIN, .flip = flip, .to = to, .since_us = e->io.now_us(e->io.ctx), .answers_left = f->answers_left };
 	f->deadline_us = f->since_us + (int64_t)max_pause_ms * 1000;
-	for (unsigned i = 0; i < SLOTS; i++) {
-		if (!slot_set_has(slots, i) || !(e->slots[i].flags & SLOT_MINE) || slot_authority(e, (uint16_t)i) == to)
+	FOR_SLOTS (i, slots) {
+		if (!(e->slots[i].flags & SLOT_MINE) || slot_authority(e, (uint16_t)i) == to)
 			continue;
 		e->slots[i].flags |= SLOT_FENCED;
+		slot_set_add(&f->slots, i);
 	}
 	fence_turn(e);
 }
@@ -97,10 +98,8 @@ static bool is_draining(const struct engine *e)
 {
 	if (e->gate.holder || alone_is_on(e)) /* the servers' part of what runs alone is in no slot's account */
 		return true;
-	for (unsigned i = 0; i < SLOTS; i++) {
+	FOR_SLOTS (i, &e->fence.slots) {
 		const struct slot_state *s = &e->slots[i];
-		if (!is_fenced(e, i))
-			continue;
 		assert(s->inflight >= s->own);
 		if (s->inflight > s->own || (s->wait && s->wait->why & WAIT_RESEND) || !e->io.is_up(e->io.ctx, SIDE_SOURCE, (uint16_t)i) ||
 		    !e->io.is_up(e->io.ctx, SIDE_TARGET, (uint16_t)i))
@@ -111,9 +110,9 @@ static bool is_draining(const struct engine *e)
 
 static bool is_settled(const struct engine *e)
 {
-	for (unsigned i = 0; i < SLOTS; i++) {
+	FOR_SLOTS (i, &e->fence.slots) {
 		const struct slot_state *s = &e->slots[i];
-		if (is_fenced(e, i) && (s->inflight || s->unacked || s->unsettled || s->flags & SLOT_DIRTY))
+		if (s->inflight || s->unacked || s->unsettled || s->flags & SLOT_DIRTY)
 			return false;
 	}
 	return e->fence.owed == 0;
@@ -228,7 +227,7 @@ static void lift(struct engine *e, struct fence_result *out)
 		count_held(e, r, now, out);
 	for (struct req *r = out ? e->turned.head : NULL; r; r = r->link)
 		count_held(e, r, now, out);
-	for (unsigned i = 0; i < SLOTS; i++)
+	FOR_SLOTS (i, &e->fence.slots)
 		e->slots[i].flags &= ~SLOT_FENCED;
 	for (w = e->waits; w; w = next) {
 		next = w->next;
@@ -247,9 +246,8 @@ void engine_flip(struct engine *e, uint64_t flip, struct fence_result *out)
 
 	assert(f->stage == FENCE_READY && f->flip == flip);
 	(void)flip;
-	for (unsigned i = 0; i < SLOTS; i++)
-		if (is_fenced(e, i))
-			atomic_store(&e->authority[i], f->to);
+	FOR_SLOTS (i, &f->slots)
+		atomic_store(&e->authority[i], f->to);
 	e->gate.flips++;
 	known_clear(&e->foreign); /* it was about the former authority's other writers */
 	lift(e, out);

@@ -151,6 +151,7 @@ struct fence {
 	enum fence_stage stage;
 	uint64_t flip;
 	enum side to;
+	struct slot_set slots; /* those of this worker that have SLOT_FENCED */
 	int64_t since_us, deadline_us;
 	unsigned answers_left;
 	size_t owed;       /* dirty keys with marks that are owed */

@@ -140,9 +140,8 @@ static void make_next(struct phases *p)
 
 	f->next = p->rec;
 	f->next.epoch = p->rec.epoch + 1;
-	for (unsigned slot = 0; slot < SLOTS; slot++)
-		if (slot_set_has(&f->slots, slot))
-			f->next.authority[slot] = (uint8_t)f->to;
+	FOR_SLOTS (slot, &f->slots)
+		f->next.authority[slot] = (uint8_t)f->to;
 	f->next.phase = slots_on(&f->next, SIDE_TARGET) > 0 ? PHASE_CUTOVER : PHASE_SYNCED;
 }
 
