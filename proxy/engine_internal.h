@@ -134,7 +134,6 @@ struct cwrite {
 	uint32_t replies_left;
 	uint32_t slot_marks;     /* of its slot when it was queued */
 	size_t queued;
-	int64_t sent_us;
 	enum side follower;
 	bool failed, too_big;
 	bool applies;            /* the key was dirty when it was queued; a mark that came later waits for a copy of its own */

@@ -34,11 +34,11 @@ static void look_at_latency(struct gather *g, const struct latency *sides, unsig
 	g->us = us;
 }
 
-void gather_window(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n)
+void gather_window(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n)
 {
 	look_at_latency(g, sides, n);
 	ev_tstamp now = ev_now(loop), seconds = now - g->since;
-	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, g->clients, seconds, g->latency) : 0;
+	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, g->clients * workers, seconds, g->latency) : 0;
 
 	if (wait != g->wait) {
 		g->wait = wait;

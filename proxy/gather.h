@@ -2,7 +2,7 @@
  * write to a server carries several requests, and neither it nor we are woken for each.
  *
  * The wait is no longer than what the servers take to answer, than GATHER_MAX_S, and than GATHER_EACH_S for each client that sends: with few of them all would soon
- * wait for us, and nothing come any more. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
+ * wait for us, and nothing come any more. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
  * would be waited for. It is counted from one look to the next, so that a loop that is busy anyway does not wait at all.
  * Looked after every GATHER_WINDOW_S at most, so that a turn costs one comparison. Thread: the worker's. */
 #ifndef CROSSFADE_GATHER_H
@@ -37,16 +37,16 @@ static inline void gather_read(struct gather *g, const void *from, ev_tstamp see
 }
 
 void gather_thread(void); /* of the calling thread: waits end when they are to */
-ev_tstamp gather_wait(uint64_t others, unsigned clients, ev_tstamp seconds, ev_tstamp latency); /* what to wait, after as many reads in as many seconds */
-void gather_window(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n);
+ev_tstamp gather_wait(uint64_t others, unsigned clients, ev_tstamp seconds, ev_tstamp latency); /* what to wait, after as many reads in as many seconds; clients: of all workers */
+void gather_window(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n);
 
 /* At the end of a turn. */
-static inline void gather_turn(struct gather *g, struct ev_loop *loop, const struct latency *sides, unsigned n)
+static inline void gather_turn(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n)
 {
 	ev_tstamp open = ev_now(loop) - g->since;
 
 	if (open >= GATHER_WINDOW_S || open < 0) /* the clock may have been set back */
-		gather_window(g, loop, sides, n);
+		gather_window(g, loop, workers, sides, n);
 }
 
 #endif

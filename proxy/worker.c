@@ -569,7 +569,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		handover_turn(w);
 	set_due(w);
 	tidy_turn(&w->tidy, loop);
-	gather_turn(&w->gather, loop, w->stats->latency, SIDES);
+	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES);
 	set_unfinished(w);
 	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining || w->handing) {
 		if (!ev_is_active(&w->tick))

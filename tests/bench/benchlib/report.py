@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 
-from .measure import fmt
+from .measure import fmt, median, taken
 
 
 class Table:
@@ -72,10 +72,10 @@ class Report:
             goals.add(g["what"], g["value"], sign + fmt(g["limit"]), {True: "holds", False: "MISSED", None: "not measured"}[g["ok"]])
         if self.goals:
             self._print(goals)
-        noise = [r["other_cores"] for r in self.raw if r.get("other_cores") is not None]
+        noise = [taken(r) for r in self.raw if r.get("other_cores") is not None]
         if noise:
-            worst = "Other processes used %.2f cores in the median run, %.2f in the worst; above 0.1 the figures are worth little."
-            print("\n" + worst % (sorted(noise)[len(noise) // 2], max(noise)))
+            worst = "Other processes and other guests of the host took %.2f cores in the median run, %.2f in the worst; above 0.1 the figures are worth little."
+            print("\n" + worst % (median(noise), max(noise)))
         for f in self.failures:
             print("\nFAILED %s: %s" % (f["part"], f["error"]))
         if self.options.json:

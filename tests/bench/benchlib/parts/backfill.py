@@ -23,8 +23,7 @@ def run(options, report):
             filler = stage.crossfade(source, pinned=False)
             stage.fill(filler.port, keys)
             filler.close()
-            for node in source.nodes + target.nodes:
-                measure.pin(node.pid, measure.ALL_CPUS)
+            stage.unpin(source, target)
             rows = {}
             for rep in range(options.reps):
                 tools = [("crossfade", lambda: ours(stage, source, target, keys))]

@@ -13,7 +13,9 @@ GAP_S = 0.15
 
 def run(options, report):
     with Stage(options, report) as stage:
-        proxy = stage.crossfade(stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND))
+        source, target = stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND)
+        proxy = stage.crossfade(source, target, pinned=False)
+        stage.unpin(source, target)
         stage.fill(proxy.port, KEYS)
         migrate(proxy)
         proxy.ctl("verify")

@@ -1,7 +1,7 @@
 """what mirroring costs: CPU per write and per read against plain proxying, p99, also while a backfill runs"""
 from ..measure import median
 from ..report import Table
-from ..stage import SOURCE_KIND, TARGET_KIND, Stage, Target, drained, figure, migrate, ratios, status, wait_status
+from ..stage import SOURCE_KIND, TARGET_KIND, Stage, Target, drained, figure, migrate, pids, ratios, status, wait_status
 
 KEYS = 20000
 RATE = 15000
@@ -11,12 +11,13 @@ KINDS = {"writes": ("1:0", 1.5), "reads": ("0:1", 1.05)}
 
 def run(options, report):
     with Stage(options, report) as stage:
-        plain = stage.crossfade(stage.cluster(SOURCE_KIND))
-        proxy = stage.crossfade(stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND), config={"target-not-empty": "allow", "backfill-adaptive": True})
+        alone, source, target = stage.cluster(SOURCE_KIND), stage.cluster(SOURCE_KIND), stage.cluster(TARGET_KIND)
+        plain = stage.crossfade(alone)
+        proxy = stage.crossfade(source, target, config={"target-not-empty": "allow", "backfill-adaptive": True})
         for p in (plain, proxy):
             stage.fill(p.port, KEYS)
         migrate(proxy)
-        targets = [Target("plain", plain.port, plain.pid), Target("mirroring", proxy.port, proxy.pid)]
+        targets = [Target("plain", plain.port, plain.pid, pids(alone)), Target("mirroring", proxy.port, proxy.pid, pids(source, target))]
         rows = {}
         before = status(proxy)["mirror"]
         for rep in range(options.reps):
@@ -25,7 +26,7 @@ def run(options, report):
                     for t in targets[::-1] if rep % 2 else targets:
                         rows.setdefault(("%s, %s" % (kind, name), t.name), []).append(one(stage, proxy, t, kind, name, dict(load, mix=mix)))
         after = status(proxy)["mirror"]
-        found = while_copying(stage, options, plain, proxy)
+        found = while_copying(stage, options, proxy, *targets)
     table = Table("Mirroring: CPU µs per request, one worker, until the mirror has caught up",
                   ["", "plain", "mirroring", "ratio", "plain p99 ms", "mirroring p99 ms", "p99 ratio"],
                   "%s effects mirrored, %s keys sent as snapshots." % tuple(
@@ -50,15 +51,15 @@ def one(stage, proxy, target, kind, name, load):
     return stage.run("mirror", "%s, %s" % (kind, name), target, settle=settle, keys=KEYS, **load)
 
 
-def while_copying(stage, options, plain, proxy):
+def while_copying(stage, options, proxy, plain, copying):
     """p99 of SET/GET at a fixed rate while a backfill runs at adaptive pace, beside a plain proxy."""
     found = []
     proxy.admin("PROXY", "ABORT")
     stage.fill(proxy.port, max(options.keys))
     for _ in range(options.reps):
-        base = stage.run("mirror", "plain beside a backfill", Target("plain", plain.port, plain.pid), clients=50, rate=RATE, keys=KEYS)
+        base = stage.run("mirror", "plain, to compare with a backfill", plain, clients=50, rate=RATE, keys=KEYS)
         proxy.admin("PROXY", "START")
-        row = stage.run("mirror", "backfill at adaptive pace", Target("copying", proxy.port, proxy.pid), clients=50, rate=RATE, keys=KEYS)
+        row = stage.run("mirror", "backfill at adaptive pace", copying, clients=50, rate=RATE, keys=KEYS)
         backfill = status(proxy)["backfill"]
         wait_status(proxy, "synced", lambda s: s["phase"] == "synced" and drained(s))
         proxy.admin("PROXY", "ABORT")
