@@ -150,11 +150,14 @@ static enum recipe_result compose_dump(struct block *b, const struct receiver *t
 static enum recipe_result compose_string(struct block *b, struct slice value, int64_t expires_at_ms)
 {
 	char ms[24];
-	size_t n = (size_t)snprintf(ms, sizeof(ms), "%lld", (long long)expires_at_ms);
-	struct slice argv[] = { b->key, value, SLICE_LIT("PXAT"), slice(ms, n) };
+	struct slice argv[4] = { b->key, value };
+	int argc = 2;
 
-	int argc = expires_at_ms >= 0 ? 4 : 2;
-
+	if (expires_at_ms >= 0) {
+		argv[2] = SLICE_LIT("PXAT");
+		argv[3] = slice(ms, (size_t)snprintf(ms, sizeof(ms), "%lld", (long long)expires_at_ms));
+		argc = 4;
+	}
 	if (fault("skip-if-exists")) {
 		argv[2] = SLICE_LIT("NX");
 		argc = 3;
