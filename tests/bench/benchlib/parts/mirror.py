@@ -5,7 +5,7 @@ from ..stage import SOURCE_KIND, TARGET_KIND, Stage, Target, drained, figure, mi
 
 KEYS = 20000
 RATE = 15000
-LOADS = {"50 clients": dict(clients=50), "50 × pipeline 16": dict(clients=50, pipeline=16), "15,000/s": dict(clients=50, rate=RATE)}
+LOADS = {"50 clients": dict(clients=50), "50 × pipeline 16": dict(clients=50, pipeline=16), "15,000/s": dict(clients=50, rate=RATE), "5,000/s": dict(clients=50, rate=RATE // 3)}
 KINDS = {"writes": ("1:0", 1.5), "reads": ("0:1", 1.05)}
 
 
