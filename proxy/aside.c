@@ -3,11 +3,14 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "proxy/larges.h"
 #include "proxy/stream.h"
 #include "proxy/worker.h"
 
 struct asides {
 	struct upstream_owner owner;
+	struct larges larges;
+	bool leaving;            /* some data connection `leaves` */
 	unsigned n;
 	struct upstream *at[ASIDE_MAX];
 };
@@ -80,9 +83,9 @@ static unsigned find_spare(const struct asides *a, const struct upstream *node)
 	return i;
 }
 
-static bool all_may_leave(const struct upstream *u)
+static bool all_may_leave(const struct upstream *u, uint32_t from)
 {
-	for (uint32_t i = 1; i < u->fifo_n; i++)
+	for (uint32_t i = from; i < u->fifo_n; i++)
 		if (!engine_may_leave(upstream_awaits(u, i)->fn, upstream_awaits(u, i)->arg))
 			return false;
 	return true;
@@ -109,20 +112,58 @@ static void change_places(struct worker *w, struct asides *a, struct upstream **
 		upstream_open(fresh);
 }
 
-bool aside_step(struct worker *w, struct upstream *u)
+/* What is awaited from the one with this number on is left there. */
+static bool leave(struct worker *w, struct upstream *u, uint32_t from)
 {
-	struct upstream **data = data_connection(w, u);
 	struct asides *a = asides_of(w);
 	unsigned spare = find_spare(a, u);
 
-	if (*data != u)
-		return true;
-	if (spare == ASIDE_MAX || !all_may_leave(u))
+	if (spare == ASIDE_MAX || !all_may_leave(u, from))
 		return false;
-	for (uint32_t i = 1; i < u->fifo_n; i++)
+	for (uint32_t i = from; i < u->fifo_n; i++)
 		engine_leave(w->engine, upstream_awaits(u, i)->fn, upstream_awaits(u, i)->arg);
-	change_places(w, a, data, spare);
+	change_places(w, a, data_connection(w, u), spare);
 	return true;
+}
+
+bool aside_step(struct worker *w, struct upstream *u)
+{
+	return *data_connection(w, u) != u || leave(w, u, 1);
+}
+
+/* --- before it begins --- */
+
+void aside_begins(struct worker *w, const struct req *r)
+{
+	uint64_t key;
+
+	if (engine_asks_of(w->engine, r, &key))
+		larges_add(&asides_of(w)->larges, r->slot, key, ev_now(w->loop));
+}
+
+void aside_sent(struct worker *w, struct upstream *u, uint16_t slot, reply_fn *fn, void *arg)
+{
+	struct asides *a = w->asides;
+	const struct req *r = larges_may_be_in(&a->larges, slot) ? engine_streams(w->engine, fn, arg) : NULL;
+	uint64_t key;
+
+	if (!r || !engine_asks_of(w->engine, r, &key) || !larges_has(&a->larges, key, ev_now(w->loop)))
+		return;
+	u->leaves = true;
+	a->leaving = true;
+}
+
+static void leave_now(struct worker *w, struct asides *a)
+{
+	bool may = !w->handing && !w->mirror_wanted && !engine_is_mirroring(w->engine) && !engine_comes_to_rest(w->engine);
+
+	for (unsigned i = 0; i < w->nupstreams; i++) {
+		struct upstream *u = w->upstreams[i];
+		if (u->leaves && may && u->fifo_n && !u->rest && upstream_is_up(u))
+			leave(w, u, 0);
+		u->leaves = false;
+	}
+	a->leaving = false;
 }
 
 /* Its own client's requests wait for it in any case. */
@@ -163,6 +204,8 @@ void asides_turn(struct worker *w)
 {
 	struct asides *a = w->asides;
 
+	if (a->leaving)
+		leave_now(w, a);
 	for (unsigned i = 0; i < a->n;) {
 		struct upstream *u = a->at[i];
 		if (u->stream)

@@ -4,6 +4,9 @@
  *          ▲                                                                                                               │
  *          └── the spare, or a new one, takes its place ◄────────────────────────────────────────────────────────────────────┘
  *
+ * A request for a key whose reply was large of late (larges.h) sends its connection aside when the turn ends that it came in: what comes until its reply begins, while the server copies the value, say,
+ * need not wait for it.
+ *
  * One spare is kept for each node. A large reply that others wait behind has ASIDE_PATIENCE_S; then it is taken without waiting for its client. So it is at once where something waits
  * until nothing is in flight. What is left behind keeps its order (engine_aside.c). While it is mirrored no reply is streamed, and what is aside ends.
  * Thread: the worker's. */
@@ -13,6 +16,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "proxy/req.h"
+
+struct req;
 struct upstream;
 struct upstream_owner;
 struct worker;
@@ -22,6 +28,8 @@ struct worker;
 
 /* A large reply begins on u. False: new requests go on taking u, so it must not wait for its client. */
 bool aside_step(struct worker *w, struct upstream *u);
+void aside_begins(struct worker *w, const struct req *r); /* its reply is one that others feel */
+void aside_sent(struct worker *w, struct upstream *u, uint16_t slot, reply_fn *fn, void *arg); /* once there was one: each request, when it was sent */
 void aside_owner(const struct worker *w, struct upstream_owner *out); /* of any connection beside the data connections: what is pushed there is not looked at */
 void asides_turn(struct worker *w);  /* once there was one: at the end of each turn */
 bool asides_busy(const struct worker *w); /* something is in flight on one */

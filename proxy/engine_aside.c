@@ -15,6 +15,16 @@ struct req *engine_streams(const struct engine *e, reply_fn *fn, void *arg)
 	return r;
 }
 
+bool engine_asks_of(struct engine *e, const struct req *r, uint64_t *key)
+{
+	uint32_t at = command_first_key(r->cmd);
+
+	if (!at || engine_words(e, r->bytes, r->len) <= at)
+		return false;
+	*key = keyhash_of(r->db, e->argv[at]).low64;
+	return true;
+}
+
 /* What has several slots, or none, is counted in one only: the others would not wait for it. */
 bool engine_may_leave(reply_fn *fn, void *arg)
 {

@@ -5,6 +5,7 @@
 
 #include "proxy/aside.h"
 #include "proxy/client.h"
+#include "proxy/larges.h"
 #include "proxy/log.h"
 
 struct piece {
@@ -88,6 +89,8 @@ bool stream_begins(void *ctx, struct upstream *u)
 	if (!(s = calloc(1, sizeof *s)))
 		abort();
 	*s = (struct stream){ .owner = w, .home = &w->fleet->workers[r->home], .from = u, .since = ev_now(w->loop), .asker = r->from, .req = r };
+	if (u->parser.need >= LARGES_LEAST)
+		aside_begins(w, r);
 	s->all = !aside_step(w, u);
 	s->next = w->streams;
 	s->at = &w->streams;

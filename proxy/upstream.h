@@ -98,6 +98,7 @@ struct upstream {
 	bool stopped;            /* its pieces have to be taken first */
 	bool partial;            /* of what was sent last there is more to come */
 	struct stream *stream;   /* the owner's: to whom it goes */
+	bool leaves;             /* the owner's: it goes aside when the turn ends */
 	ev_tstamp progress;      /* last time something was read, or the first await began */
 	ev_tstamp retry_at;
 	unsigned failures;

@@ -8,6 +8,7 @@
 #include "backfill/large.h"
 #include "proxy/address.h"
 #include "proxy/alone.h"
+#include "proxy/aside.h"
 #include "proxy/failing.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
@@ -35,6 +36,8 @@ static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint1
 	if (node != NODE_NONE)
 		upstream_send(u, db, asking, sizeof asking - 1, NULL, 1, on_asking, NULL);
 	upstream_send(u, db, p, n, holder, replies, fn, arg);
+	if (w->asides)
+		aside_sent(w, u, slot, fn, arg);
 }
 
 /* WAIT speaks of what its own connection has written: on one that is younger than the writes it would say yes at once. So each writes something first. */
