@@ -103,7 +103,7 @@ static void change_places(struct worker *w, struct asides *a, struct upstream **
 	fresh->in_doubt = u->in_doubt;
 	fresh->formers_gone = u->formers_gone;
 	upstream_inherit(fresh, u);
-	u->in_doubt = false;
+	u->in_doubt = u->leaves = false;
 	u->owner = &a->owner;
 	*data = fresh;
 	a->at[i] = u;
@@ -135,19 +135,19 @@ bool aside_step(struct worker *w, struct upstream *u)
 
 void aside_begins(struct worker *w, const struct req *r)
 {
-	uint64_t key;
+	uint64_t what;
 
-	if (engine_asks_of(w->engine, r, &key))
-		larges_add(&asides_of(w)->larges, r->slot, key, ev_now(w->loop));
+	if (engine_asks_of(w->engine, r, &what))
+		larges_add(&asides_of(w)->larges, r->slot, what, ev_now(w->loop));
 }
 
 void aside_sent(struct worker *w, struct upstream *u, uint16_t slot, reply_fn *fn, void *arg)
 {
 	struct asides *a = w->asides;
 	const struct req *r = larges_may_be_in(&a->larges, slot) ? engine_streams(w->engine, fn, arg) : NULL;
-	uint64_t key;
+	uint64_t what;
 
-	if (!r || !engine_asks_of(w->engine, r, &key) || !larges_has(&a->larges, key, ev_now(w->loop)))
+	if (!r || !engine_asks_of(w->engine, r, &what) || !larges_has(&a->larges, what, ev_now(w->loop)))
 		return;
 	u->leaves = true;
 	a->leaving = true;
@@ -159,7 +159,8 @@ static void leave_now(struct worker *w, struct asides *a)
 
 	for (unsigned i = 0; i < w->nupstreams; i++) {
 		struct upstream *u = w->upstreams[i];
-		if (u->leaves && may && u->fifo_n && !u->rest && upstream_is_up(u))
+		/* Not for a connection that would have to be made first: all would wait for that, and it may be refused. */
+		if (u->leaves && may && u->fifo_n && !u->rest && upstream_is_up(u) && find_spare(a, u) < a->n)
 			leave(w, u, 0);
 		u->leaves = false;
 	}

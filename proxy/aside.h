@@ -4,8 +4,8 @@
  *          ▲                                                                                                               │
  *          └── the spare, or a new one, takes its place ◄────────────────────────────────────────────────────────────────────┘
  *
- * A request for a key whose reply was large of late (larges.h) sends its connection aside when the turn ends that it came in: what comes until its reply begins, while the server copies the value, say,
- * need not wait for it.
+ * A request whose reply was large of late (larges.h) sends its connection aside when the turn ends that it came in, if there is a spare one: what comes until its reply begins, while the server copies the
+ * value, say, need not wait for it.
  *
  * One spare is kept for each node. A large reply that others wait behind has ASIDE_PATIENCE_S; then it is taken without waiting for its client. So it is at once where something waits
  * until nothing is in flight. What is left behind keeps its order (engine_aside.c). While it is mirrored no reply is streamed, and what is aside ends.

@@ -85,7 +85,7 @@ void engine_watch_lost(struct engine *e);      /* io->watch is asked again */
 int64_t engine_due_us(const struct engine *e); /* engine_turn is wanted then; 0: at no certain time */
 /* engine_aside.c: large replies that are passed on as they come, while nothing is mirrored. */
 struct req *engine_streams(const struct engine *e, reply_fn *fn, void *arg); /* whose reply this is, if its head alone is an answer to the engine; NULL: it has to be whole */
-bool engine_asks_of(struct engine *e, const struct req *r, uint64_t *key); /* the hash of its first key; false: it has none that is found at a glance */
+bool engine_asks_of(struct engine *e, const struct req *r, uint64_t *what); /* a hash of its command and first key; false: it has none that is found at a glance */
 /* What is awaited on a connection that new requests do not take any more: may it be left there? Then each of it leaves. */
 bool engine_may_leave(reply_fn *fn, void *arg);
 void engine_leave(struct engine *e, reply_fn *fn, void *arg);

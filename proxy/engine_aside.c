@@ -15,13 +15,13 @@ struct req *engine_streams(const struct engine *e, reply_fn *fn, void *arg)
 	return r;
 }
 
-bool engine_asks_of(struct engine *e, const struct req *r, uint64_t *key)
+bool engine_asks_of(struct engine *e, const struct req *r, uint64_t *what)
 {
 	uint32_t at = command_first_key(r->cmd);
 
 	if (!at || engine_words(e, r->bytes, r->len) <= at)
 		return false;
-	*key = keyhash_of(r->db, e->argv[at]).low64;
+	*what = keyhash_of(r->db, e->argv[at]).low64 + r->cmd->id;
 	return true;
 }
 

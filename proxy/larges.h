@@ -1,6 +1,6 @@
-/* larges.h - the keys whose reply was so large of late that to wait for it is felt: the next one for such a key is likely to be, so that nothing is sent behind its request (aside.h).
+/* larges.h - commands and their keys whose reply was so large of late that to wait for it is felt: the next one is likely to be, so that nothing is sent behind its request (aside.h).
  *
- * A table of fixed size that forgets: the newer of two keys at one place stays, each for LARGE_KNOWN_S. To be wrong costs a change of connections, or a wait, and no order.
+ * A table of fixed size that forgets: the newer of two at one place stays, each for LARGE_KNOWN_S. To be wrong costs a change of connections, or a wait, and no order.
  * What is asked about every request is one bit of its slot. Thread: the owner's. */
 #ifndef CROSSFADE_LARGES_H
 #define CROSSFADE_LARGES_H
@@ -19,13 +19,13 @@ struct larges {
 	uint64_t slots[SLOTS / 64]; /* where there may be one */
 	ev_tstamp until;            /* of the newest */
 	struct known_large {
-		uint64_t key; /* its hash */
+		uint64_t what; /* a hash of command and key */
 		ev_tstamp until;
 	} at[LARGES];
 };
 
-void larges_add(struct larges *l, uint16_t slot, uint64_t key, ev_tstamp now);
-bool larges_has(const struct larges *l, uint64_t key, ev_tstamp now);
+void larges_add(struct larges *l, uint16_t slot, uint64_t what, ev_tstamp now);
+bool larges_has(const struct larges *l, uint64_t what, ev_tstamp now);
 
 static inline bool larges_may_be_in(const struct larges *l, uint16_t slot)
 {

@@ -380,6 +380,11 @@ def test_client_pause_stops_it_where_it_is(proxies, sources):
         assert c.read() == b"OK" and c.read() == 4 * MB
 
 
+def is_refused_to_set(proxy):
+    with proxy.connect() as c:
+        return isinstance(c.try_call("SET", "k", "old"), RespError)
+
+
 def test_users_that_are_read_again_in_the_middle(servers, sources, tmp_path):
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all\n")
@@ -390,7 +395,7 @@ def test_users_that_are_read_again_in_the_middle(servers, sources, tmp_path):
         passing(proxy, 1)
         users.write_text("user default on nopass ~* &* +@all -set\n")
         proxy.reload()
-        wait_until("they are read", lambda: isinstance(proxy.client.try_call("SET", "k", "old"), RespError), 20)
+        wait_until("they are read, by each worker", lambda: all(is_refused_to_set(proxy) for _ in range(20)), 20)
         c.send_raw(rest + encode(["SET", "k", VALUE[:2 * MB]]) + encode(["GET", "k"]))
         refused(c, "not executed")
         refused(c, "NOPERM")
