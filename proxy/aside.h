@@ -18,7 +18,6 @@
 
 #include "proxy/req.h"
 
-struct req;
 struct upstream;
 struct upstream_owner;
 struct worker;

@@ -9,15 +9,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "resp/slot.h"
+#include "proxy/fleet.h"
 
 #define LARGES_LEAST (8 * 1024 * 1024) /* bytes of a reply; with 1 MiB clients of nothing else had a tenth less, for a wait of a millisecond */
 #define LARGES 256 /* a power of two */
 #define LARGE_KNOWN_S 60.0
 
 struct larges {
-	uint64_t slots[SLOTS / 64]; /* where there may be one */
-	ev_tstamp until;            /* of the newest */
+	struct slot_set slots; /* where there may be one */
+	ev_tstamp until;       /* of the newest */
 	struct known_large {
 		uint64_t what; /* a hash of command and key */
 		ev_tstamp until;
@@ -29,7 +29,7 @@ bool larges_has(const struct larges *l, uint64_t what, ev_tstamp now);
 
 static inline bool larges_may_be_in(const struct larges *l, uint16_t slot)
 {
-	return l->slots[slot / 64] >> (slot % 64) & 1;
+	return slot_set_has(&l->slots, slot);
 }
 
 #endif
