@@ -374,6 +374,7 @@ void client_done(struct worker *w, struct req *r)
 		c->inflight--;
 		req_free(w, r);
 	}
+	c->held &= c->head != NULL; /* what waited for all of it may be looked at again */
 	client_flush_soon(w, c);
 	if (c->parked && c->parked == c->head && c->parked->waiting)
 		waiting_begin(c->parked->waiting);

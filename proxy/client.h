@@ -39,7 +39,7 @@ struct client {
 	bool unrestricted;         /* its user may do everything: dispatch need not ask */
 	bool closing;              /* after what is queued was written */
 	bool paused;               /* over a limit: not read from */
-	bool held;                 /* CLIENT PAUSE, or a knot: its next request waits */
+	bool held;                 /* CLIENT PAUSE, a knot, or it is of all nodes: its next request waits */
 	bool streaming;            /* the first of its requests has a reply that is still coming (stream.h): nothing else may be put into `out` */
 	bool flushing, again;      /* in the worker's lists: flush; again, or later */
 	struct client *flush_next, *again_next;
@@ -48,7 +48,7 @@ struct client {
 	size_t in_off;
 	struct resp_request *parser; /* its state; NULL when in is NULL */
 	struct bulk *bulk;         /* bulk.h: a large request that is passed on as it comes; NULL: none */
-	bool hold;                 /* an answer decides how what follows is understood: not parsed until then */
+	bool hold;                 /* an answer decides how what follows is understood, or is of all nodes: not parsed until then */
 	struct session *session;   /* MULTI, WATCH (txn.h); NULL: never */
 	struct tls *tls;           /* NULL: plain */
 	struct handshake *handshake; /* of TLS, not yet over: its deadline */

@@ -414,6 +414,21 @@ static void serve(struct worker *w, struct client *c, const struct resp_request 
 	}
 }
 
+/* A question or an order to every node: no slot's order is its own. So it waits for all that its client sent before it, and what comes behind it waits for it. */
+static bool is_of_all_nodes(const struct command *cmd)
+{
+	return cmd->policy == POLICY_FANOUT || cmd->policy == POLICY_SCAN;
+}
+
+static bool must_wait(struct worker *w, const struct client *c, const struct command *cmd, uint32_t argc, bool queued)
+{
+	if (__builtin_expect(w->pause, 0) && pause_holds(w, c, cmd))
+		return true;
+	if (queued)
+		return false;
+	return (c->head && is_of_all_nodes(cmd)) || (__builtin_expect(c->knots, 0) && knot_holds(w, c, cmd, argc));
+}
+
 bool dispatch_request(struct worker *w, struct client *c, const struct resp_request *p, struct block *block, const char *bytes)
 {
 	uint32_t argc = words_of(w, p, bytes);
@@ -429,7 +444,7 @@ bool dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		return true;
 	}
 	bool queued = c->session && c->session->txn && !(cmd->flags & CMD_AT_ONCE);
-	if ((__builtin_expect(w->pause, 0) && pause_holds(w, c, cmd)) || (__builtin_expect(c->knots, 0) && !queued && knot_holds(w, c, cmd, argc))) {
+	if (must_wait(w, c, cmd, argc, queued)) {
 		c->quiet = quiet;
 		return false;
 	}
@@ -454,5 +469,6 @@ bool dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		tracking_caching_ends(c);
 	}
 	serve(w, c, p, cmd, argc, block, bytes);
+	c->hold |= c->head && is_of_all_nodes(cmd);
 	return true;
 }

@@ -129,3 +129,16 @@ def test_scan_over_a_restarted_server(servers):
             source.restart()
     assert set(scan(proxy.client, "COUNT", 60, between=between)) == KEYS
     assert proxy.client.try_call("CLUSTER", "GETKEYSINSLOT", 1, 1) == source.client.try_call("CLUSTER", "GETKEYSINSLOT", 1, 1)
+
+
+def test_order_in_a_pipeline(servers):
+    """What is asked of all nodes is about what its client sent before it, and about nothing that it sent behind it, whichever worker and node that goes to."""
+    proxy = servers.crossfade(servers.cluster("redis-7.0", shards=3), config={"workers": 2})
+    with proxy.connect() as c:
+        words = []
+        for i in range(300):
+            words += [["SET", "in order:%d" % i, "v"], ["DBSIZE"]]
+        replies = c.pipeline(words + [["KEYS", "in order:*"], ["DEL", "in order:0"], ["SCRIPT", "EXISTS", "x"], ["PING"]])
+        assert replies[1:600:2] == [1 + i for i in range(300)]
+        assert len(replies[600]) == 300 and replies[601:] == [1, [0], b"PONG"]
+        assert c.pipeline([["DEL", "in order:%d" % i] for i in range(1, 300)] + [["DBSIZE"], ["SET", "in order:0", "v"], ["DEL", "in order:0"]])[-3] == 0
