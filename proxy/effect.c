@@ -76,6 +76,15 @@ bool effect_probe(const struct effect_call *call, sds *out)
 	return effect_may_probe(call->cmd) && probe_rules[call->cmd->rewrite](call, out);
 }
 
+bool effect_is_plain(const struct command *cmd, uint32_t argc)
+{
+	if ((cmd->keys != KEYS_SPECS && cmd->keys != KEYS_SET) || cmd->flags & (CMD_SCRIPT | CMD_PROVEN_UNLESS_FRESH))
+		return false;
+	if (cmd->rewrite == REWRITE_SET)
+		return argc == 3;
+	return cmd->effect == EFFECT_VERBATIM && cmd->canonical == CANON_NONE;
+}
+
 /* Has the call a key that it writes? The answer is in the row unless the arguments decide (BITFIELD, SORT, GEORADIUS). */
 static bool writes_a_key(const struct effect_call *call)
 {

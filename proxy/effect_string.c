@@ -27,12 +27,10 @@ static bool set_done(const struct effect_call *call, const struct options *o, co
 /* SET k v …: once the authority took it, without its condition and without GET. */
 void effect_set(const struct effect_call *call, struct slice reply, struct effect *out)
 {
-	struct slice words[6] = { SLICE_LIT("SET"), call->argv[1], call->argv[2] };
 	struct resp_item first;
 	struct options o = { 0 };
-	uint32_t n = 3;
 
-	if (call->argc == 3) {
+	if (call->argc == 3) { /* plain (effect.h): no word may be looked at */
 		effect_same(out);
 		return;
 	}
@@ -51,6 +49,8 @@ void effect_set(const struct effect_call *call, struct slice reply, struct effec
 		effect_same(out);
 		return;
 	}
+	struct slice words[5] = { SLICE_LIT("SET"), call->argv[1], call->argv[2] };
+	uint32_t n = 3;
 	if (o.given & OPT_EXPIRY) {
 		words[n++] = call->argv[o.expiry_at];
 		words[n++] = call->argv[o.expiry_at + 1];

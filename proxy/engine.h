@@ -57,6 +57,7 @@ struct engine_io {
 	 * watch of everything is on. */
 	bool (*watch)(void *ctx, enum side side, uint16_t db, uint16_t slot, struct slice key, reply_fn *fn, void *arg);
 	int64_t (*now_us)(void *ctx);
+	int64_t (*coarse_us)(void *ctx); /* a few ms behind it at most, for next to nothing: for what is only told */
 	int64_t (*clock_ms)(void *ctx, enum side side, uint16_t slot); /* that node's clock */
 };
 

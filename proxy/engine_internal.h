@@ -96,7 +96,7 @@ struct mwrite {
 	const struct command *cmd;
 	struct wkey inline_keys[ENGINE_KEYS_INLINE];
 	struct wkey *keys;
-	uint32_t nkeys;
+	uint32_t nkeys, argc;
 	uint16_t slot, db;
 	uint32_t traits;
 	struct mblock *multi;    /* a transaction: its commands (engine_multi.c); `cmd` is EXEC then */
@@ -115,12 +115,13 @@ struct mwrite {
 	uint64_t expires[ENGINE_CHECKS_MAX]; /* the authority's answers */
 	uint8_t checked;         /* PEXPIRETIMEs that the follower has answered */
 	bool expires_differ;
-	int64_t sent_us;
-	int64_t sent_ms;         /* the authority's clock when it was sent */
+	int64_t sent_us;         /* the effect; by coarse_us */
+	int64_t sent_ms;         /* the authority's clock when it was sent; plain: 0 */
 	uint32_t replies_left;   /* of the follower */
 	size_t queued;           /* bytes held until the follower has acknowledged it */
 	enum side follower;
 	bool begun, compare, failed, answer_held, released;
+	bool plain;              /* effect_is_plain, with `argc` words and one key at most */
 	bool script;             /* of its commands some is a script */
 	bool inputs_left_out;    /* `keys` are the written ones only */
 	struct spread_answer *spread; /* one of the parts of a write whose answer waits for all, or that write itself */

@@ -120,17 +120,29 @@ uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw)
 	return (uint8_t)mw->nkeys;
 }
 
+static int64_t clock_of(struct engine *e, const struct mwrite *mw)
+{
+	return e->io.clock_ms(e->io.ctx, slot_authority(e, mw->slot), mw->slot);
+}
+
 static void prepare_one(struct engine *e, struct mwrite *mw)
 {
 	if (mw->cmd->rewrite == REWRITE_SPREAD_KEYS && crowd_collect_plain(e, mw))
 		return;
-	uint32_t argc = canonicalise(e, mw, engine_words(e, mw->bytes, mw->len));
+	uint32_t argc = engine_words(e, mw->bytes, mw->len);
 
+	mw->plain = effect_is_plain(mw->cmd, argc);
+	if (!mw->plain) {
+		mw->sent_ms = clock_of(e, mw);
+		argc = canonicalise(e, mw, argc);
+	}
+	mw->argc = argc;
 	e->expiring |= mirror_may_set_expiry(mw->cmd, argc);
 	if (!crowd_collect(e, mw, argc))
 		mirror_collect_keys(e, mw, argc);
 	struct effect_call call = { .cmd = mw->cmd, .argc = argc, .argv = e->argv }; /* traits are of the words alone */
 	mw->traits = effect_traits(&call);
+	mw->plain &= mw->nkeys < 2; /* of several keys each slot may get another effect */
 	mw->checks = mirror_checks_needed(e, mw);
 }
 
@@ -154,11 +166,12 @@ void mirror_prepare(struct engine *e, struct req *r)
 	mw->block = block_ref(r->block);
 	mw->bytes = r->bytes;
 	mw->len = r->len;
-	mw->sent_ms = e->io.clock_ms(e->io.ctx, slot_authority(e, r->slot), r->slot);
-	if (r->txn)
+	if (r->txn) {
+		mw->sent_ms = clock_of(e, mw);
 		multi_prepare(e, mw, r);
-	else
+	} else {
 		prepare_one(e, mw);
+	}
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)
@@ -368,7 +381,7 @@ static void acknowledged(struct engine *e, struct mwrite *mw)
 	if (!e->queued)
 		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
 	else
-		atomic_store_explicit(&e->stats->lag_us, e->io.now_us(e->io.ctx) - mw->sent_us, memory_order_relaxed);
+		atomic_store_explicit(&e->stats->lag_us, e->io.coarse_us(e->io.ctx) - mw->sent_us, memory_order_relaxed);
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)
@@ -437,7 +450,7 @@ void mirror_effect_send(struct engine *e, struct mwrite *mw)
 	mw->follower = slot_follower(e, mw->slot);
 	mw->replies_left = same ? 1 : mw->effect.ncommands;
 	mw->queued = kept_size(mw, len + (checks ? sdslen(checks) : 0));
-	mw->sent_us = e->io.now_us(e->io.ctx);
+	mw->sent_us = e->io.coarse_us(e->io.ctx);
 	if (same) {
 		mw->effect.expect = EXPECT_SAME;
 		mw->effect.ncommands = 1;
@@ -609,9 +622,11 @@ static void finish(struct engine *e, struct mwrite *mw)
 		(mw->multi ? multi_replied : crowd_replied)(e, mw);
 		return;
 	}
-	struct effect_call call = mirror_call(e, mw, engine_words(e, mw->bytes, mw->len));
+	struct effect_call call = mirror_call(e, mw, mw->plain ? mw->argc : engine_words(e, mw->bytes, mw->len));
 	struct slice reply = slice(mw->reply, mw->reply_len);
 
+	if (mw->plain)
+		call.argv = NULL;
 	if (mw->probe_reply)
 		call.probe = slice(mw->probe_reply, sdslen(mw->probe_reply));
 	effect_of(&call, reply, &mw->effect);

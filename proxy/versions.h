@@ -20,8 +20,10 @@
 #define VERSION_STEP (UINT64_C(1) << 32)
 
 struct versions {
-	_Atomic uint64_t at[STRIPES];
-	_Atomic uint32_t pending[STRIPES];
+	struct stripe { /* both at once: stripes come at random, and each cache line is a miss */
+		_Atomic uint64_t at;
+		_Atomic uint32_t pending;
+	} stripe[STRIPES];
 };
 
 static inline uint32_t stripe_of(uint64_t hash)
@@ -31,25 +33,25 @@ static inline uint32_t stripe_of(uint64_t hash)
 
 static inline void version_begin(struct versions *v, uint32_t stripe)
 {
-	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+	uint64_t x = atomic_load_explicit(&v->stripe[stripe].at, memory_order_relaxed);
 
 	assert((x & VERSION_INFLIGHT_MASK) != VERSION_INFLIGHT_MASK);
-	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP + 1, memory_order_seq_cst);
+	atomic_store_explicit(&v->stripe[stripe].at, x + VERSION_STEP + 1, memory_order_release);
 }
 
 static inline void version_complete(struct versions *v, uint32_t stripe)
 {
-	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+	uint64_t x = atomic_load_explicit(&v->stripe[stripe].at, memory_order_relaxed);
 
 	assert((x & VERSION_INFLIGHT_MASK) != 0);
-	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP - 1, memory_order_seq_cst);
+	atomic_store_explicit(&v->stripe[stripe].at, x + VERSION_STEP - 1, memory_order_release);
 }
 
 static inline void version_mark(struct versions *v, uint32_t stripe)
 {
-	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_relaxed);
+	uint64_t x = atomic_load_explicit(&v->stripe[stripe].at, memory_order_relaxed);
 
-	atomic_store_explicit(&v->at[stripe], x + VERSION_STEP, memory_order_seq_cst);
+	atomic_store_explicit(&v->stripe[stripe].at, x + VERSION_STEP, memory_order_release);
 }
 
 static inline void version_mark_all(struct versions *v)
@@ -60,24 +62,26 @@ static inline void version_mark_all(struct versions *v)
 
 static inline void version_pend(struct versions *v, uint32_t stripe)
 {
-	atomic_fetch_add_explicit(&v->pending[stripe], 1, memory_order_seq_cst);
+	uint32_t n = atomic_load_explicit(&v->stripe[stripe].pending, memory_order_relaxed);
+
+	atomic_store_explicit(&v->stripe[stripe].pending, n + 1, memory_order_release);
 }
 
 static inline void version_unpend(struct versions *v, uint32_t stripe)
 {
-	uint32_t before = atomic_fetch_sub_explicit(&v->pending[stripe], 1, memory_order_seq_cst);
+	uint32_t n = atomic_load_explicit(&v->stripe[stripe].pending, memory_order_relaxed);
 
-	assert(before > 0);
-	(void)before;
+	assert(n > 0);
+	atomic_store_explicit(&v->stripe[stripe].pending, n - 1, memory_order_release);
 }
 
 static inline uint64_t version_token(const struct versions *v, uint32_t stripe, bool quiet)
 {
-	uint64_t x = atomic_load_explicit(&v->at[stripe], memory_order_seq_cst);
+	uint64_t x = atomic_load_explicit(&v->stripe[stripe].at, memory_order_acquire);
 
 	if (x & VERSION_INFLIGHT_MASK)
 		return VERSION_BUSY;
-	if (quiet && atomic_load_explicit(&v->pending[stripe], memory_order_seq_cst))
+	if (quiet && atomic_load_explicit(&v->stripe[stripe].pending, memory_order_acquire))
 		return VERSION_BUSY;
 	return x;
 }

@@ -264,24 +264,32 @@ static bool io_watch(void *ctx, enum side side, uint16_t db, uint16_t slot, stru
 	return true;
 }
 
-static int64_t io_now_us(void *ctx)
+static int64_t us_of(clockid_t clock)
 {
 	struct timespec ts;
 
-	(void)ctx;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(clock, &ts);
 	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
+}
+
+static int64_t io_now_us(void *ctx)
+{
+	(void)ctx;
+	return us_of(CLOCK_MONOTONIC);
+}
+
+static int64_t io_coarse_us(void *ctx)
+{
+	(void)ctx;
+	return us_of(CLOCK_MONOTONIC_COARSE);
 }
 
 static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
 {
 	struct worker *w = ctx;
 	const struct topology *t = w->topology[side];
-	struct timespec ts;
-	int64_t us;
+	int64_t us = us_of(CLOCK_REALTIME);
 
-	clock_gettime(CLOCK_REALTIME, &ts);
-	us = ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
 	if (t && t->slot_node[slot] != NODE_NONE)
 		us += t->nodes[t->slot_node[slot]].clock_offset_us;
 	return us / 1000;
@@ -294,6 +302,6 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
-		.fenced = io_fenced, .alone = io_alone, .watch = io_watch, .now_us = io_now_us, .clock_ms = io_clock_ms,
+		.fenced = io_fenced, .alone = io_alone, .watch = io_watch, .now_us = io_now_us, .coarse_us = io_coarse_us, .clock_ms = io_clock_ms,
 	};
 }

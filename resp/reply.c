@@ -167,6 +167,12 @@ static enum resp_status read_fixed(struct reader *in, struct resp_item *item, si
 }
 
 /* One value header (and body, of a scalar). */
+/* Most replies to writes: they need no second look. */
+static inline bool is_ok(const char *p, size_t n)
+{
+	return n >= 5 && memcmp(p, "+OK\r\n", 5) == 0;
+}
+
 static inline enum resp_status read_value(struct reader *in, struct resp_item *item)
 {
 	enum resp_status status;
@@ -193,6 +199,12 @@ static inline enum resp_status read_value(struct reader *in, struct resp_item *i
 		status = read_number(in, &item->n);
 		return status == RESP_OK ? read_children(in, item) : status;
 	case '+':
+		if (is_ok(in->p, (size_t)(in->end - in->p))) {
+			item->text = slice(in->p + 1, 2);
+			in->size = 5;
+			return RESP_OK;
+		}
+		return read_text(in, item);
 	case '-':
 	case ',':
 	case '(':
@@ -232,6 +244,12 @@ enum resp_status resp_reply_parse(struct resp_reply *r, const char *buf, size_t 
 	if (len < r->need || len == 0) {
 		r->need = len ? r->need : 1;
 		return RESP_MORE;
+	}
+	if (pos == 0 && r->depth == 1 && is_ok(buf, len)) {
+		r->type = '+';
+		r->depth = 0;
+		r->used = 5;
+		return RESP_OK;
 	}
 	while (r->depth > 0) {
 		uint64_t *left = &r->left[r->depth - 1];

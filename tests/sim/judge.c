@@ -103,7 +103,7 @@ static void counters_zero(struct world *w)
 		uint32_t stripe = stripe_of(keyhash_of(0, key_name(w, key)).low64);
 		if (version_token(v, stripe, true) == VERSION_BUSY)
 			sim_fail(w, "%s is at rest, but its stripe is not: %u in flight, %u pending", w->key[key],
-				 (unsigned)(atomic_load(&v->at[stripe]) & VERSION_INFLIGHT_MASK), atomic_load(&v->pending[stripe]));
+				 (unsigned)(atomic_load(&v->stripe[stripe].at) & VERSION_INFLIGHT_MASK), atomic_load(&v->stripe[stripe].pending));
 	}
 	if (atomic_load(&w->stats->queued) || atomic_load(&w->stats->queued_bytes))
 		sim_fail(w, "at rest, but %llu effects are counted as queued", (unsigned long long)atomic_load(&w->stats->queued));

@@ -434,5 +434,5 @@ void net_io(struct world *w, struct engine_io *io)
 		.refresh = io_refresh, .is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced, .alone = io_alone,
-		.now_us = io_now_us, .clock_ms = io_clock_ms };
+		.now_us = io_now_us, .coarse_us = io_now_us, .clock_ms = io_clock_ms };
 }

@@ -461,6 +461,42 @@ static void rows(void **state)
 	}
 }
 
+/* What is called plain can do without its words and without the time, whatever it is answered. */
+static void plain(void **state)
+{
+	static const char *const replies[] = { "+OK\r\n", ":0\r\n", ":1\r\n", "_\r\n", "$1\r\nx\r\n", "*1\r\n$1\r\nx\r\n", "-ERR no\r\n" };
+	struct slice argv[8];
+	unsigned found = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof argv / sizeof *argv; i++)
+		argv[i] = SLICE_LIT("7");
+	for (unsigned i = 0; i < command_count * 8; i++) {
+		const struct command *cmd = &command_table[i / 8];
+		uint32_t argc = 1 + i % 8;
+		if (!effect_is_plain(cmd, argc) || !command_arity_ok(cmd, argc))
+			continue;
+		found++;
+		for (unsigned k = 0; k < sizeof replies / sizeof *replies; k++) {
+			struct slice reply = slice(replies[k], strlen(replies[k]));
+			struct effect_call bare = { .cmd = cmd, .argc = argc }, whole = { .cmd = cmd, .argc = argc, .argv = argv, .now_ms = NOW };
+			struct effect a, b;
+			effect_of(&bare, reply, &a);
+			effect_of(&whole, reply, &b);
+			assert_int_equal(a.kind, b.kind);
+			assert_true(a.kind == EFFECT_IS_SAME || a.kind == EFFECT_IS_NOTHING);
+			assert_int_equal(a.whole, b.whole);
+			assert_int_equal(a.unproven, b.unproven);
+			assert_false(effect_may_probe(cmd));
+		}
+	}
+	assert_true(found > 100);
+	assert_true(effect_is_plain(command_find(SLICE_LIT("set")), 3));
+	assert_false(effect_is_plain(command_find(SLICE_LIT("set")), 5));
+	assert_false(effect_is_plain(command_find(SLICE_LIT("incr")), 2));
+	assert_false(effect_is_plain(command_find(SLICE_LIT("setex")), 4));
+}
+
 static uint32_t traits_of(const char *words)
 {
 	char *line = strdup(words);
@@ -495,7 +531,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(canonical), cmocka_unit_test(effects), cmocka_unit_test(restore),
-		cmocka_unit_test(odd_replies), cmocka_unit_test(rows), cmocka_unit_test(traits),
+		cmocka_unit_test(odd_replies), cmocka_unit_test(rows), cmocka_unit_test(plain), cmocka_unit_test(traits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,7 +98,7 @@ static int begin(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
 	struct engine_io io = { .ctx = w, .send = io_send, .answer = io_answer, .is_up = io_is_up, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
-		.repair = io_repair, .now_us = io_now_us, .clock_ms = io_clock_ms };
+		.repair = io_repair, .now_us = io_now_us, .coarse_us = io_now_us, .clock_ms = io_clock_ms };
 	struct engine_options o = { .mirror = true, .queue_max = QUEUE_MAX, .dirty_max = 2 * WRITES, .known_max = 100, .request_max = 1 << 20, .inband_max = 1 << 20, .resend_us = 1000000 };
 	static uint8_t authority[SLOTS], mine[SLOTS];
 	static bool synced[SLOTS];
