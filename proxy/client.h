@@ -41,6 +41,7 @@ struct client {
 	bool paused;               /* over a limit: not read from */
 	bool held;                 /* CLIENT PAUSE, a knot, or it is of all nodes: its next request waits */
 	bool streaming;            /* the first of its requests has a reply that is still coming (stream.h): nothing else may be put into `out` */
+	uint8_t lingered;          /* turns that its replies have waited for those behind them */
 	bool flushing, again;      /* in the worker's lists: flush; again, or later */
 	struct client *flush_next, *again_next;
 	struct outq out;
@@ -62,6 +63,12 @@ struct client {
 	sds name, lib_name, lib_ver;
 	int64_t since_ms;
 };
+
+/* Its connection has ended; its memory goes at the end of the turn. */
+static inline bool client_is_dead(const struct client *c)
+{
+	return c->reader.fd < 0;
+}
 
 static const char no_such_db[] = "ERR DB index is out of range";
 

@@ -4,11 +4,13 @@
  * The wait is no longer than what the servers take to answer, than GATHER_MAX_S, and than GATHER_EACH_S for each client that sends: with few of them all would soon
  * wait for us, and nothing come any more. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
  * would be waited for. It is counted from one look to the next, so that a loop that is busy anyway does not wait at all.
+ * While it waits long, the replies of a pipeline wait for those behind them, too (client.c).
  * Looked after every GATHER_WINDOW_S at most, so that a turn costs one comparison. Thread: the worker's. */
 #ifndef CROSSFADE_GATHER_H
 #define CROSSFADE_GATHER_H
 
 #include <ev.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "proxy/latency.h"
@@ -17,6 +19,7 @@
 #define GATHER_MAX_S 0.0003
 #define GATHER_EACH_S 0.000005
 #define GATHER_LEAST 3
+#define GATHER_LONG_S 0.0001
 
 struct gather {
 	const void *last;   /* who sent last; only compared */
@@ -39,6 +42,12 @@ static inline void gather_read(struct gather *g, const void *from, ev_tstamp see
 void gather_thread(void); /* of the calling thread: waits end when they are to */
 ev_tstamp gather_wait(uint64_t others, unsigned clients, ev_tstamp seconds, ev_tstamp latency); /* what to wait, after as many reads in as many seconds; clients: of all workers */
 void gather_window(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n);
+
+/* So long that replies, too, may wait a turn for others: so many send that nobody waits for those of one. */
+static inline bool gather_is_long(const struct gather *g)
+{
+	return g->wait >= GATHER_LONG_S;
+}
 
 /* At the end of a turn. */
 static inline void gather_turn(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n)

@@ -18,11 +18,6 @@
 #define FOLLOWER_LIMIT_S 0.5      /* what it has not acknowledged by then stays in the journal, and is copied again */
 #define SUBSCRIPTIONS_LIMIT_S 2.0 /* a node that does not answer holds nobody longer */
 
-static bool is_dead(const struct client *c)
-{
-	return c->reader.fd < 0;
-}
-
 /* ---- stages ---- */
 
 static void begin_stage(struct worker *w, enum handing_stage stage)
@@ -70,7 +65,7 @@ static bool all_between_requests(struct worker *w)
 			blocked_leave(w, c, UNPARK_END);
 		if (c->streaming) /* all of it moves into its queue */
 			client_flush_soon(w, c);
-		all &= is_dead(c) || !c->head;
+		all &= client_is_dead(c) || !c->head;
 	}
 	return all && !bulks_busy(w) && !w->cuts && !w->later_clients && !w->flush_clients && !w->again_clients;
 }
@@ -199,13 +194,13 @@ void handover_pack(struct worker *w)
 
 	assert(g && g->stage == HANDING_EMPTY);
 	for (struct client *c = w->clients; c; c = c->next)
-		n += !is_dead(c);
+		n += !client_is_dead(c);
 	g->parcels = calloc(n + 1, sizeof *g->parcels);
 	if (!g->parcels)
 		abort();
 	g->nparcels = 0;
 	for (struct client *c = w->clients; c; c = c->next)
-		if (!is_dead(c))
+		if (!client_is_dead(c))
 			pack(w, c);
 	begin_stage(w, HANDING_PACKED);
 	g->told = true;
@@ -230,7 +225,7 @@ void handover_leave(struct worker *w)
 		return;
 	for (unsigned i = 0; i < g->ntls; i++) {
 		struct left_tls *l = &g->tls[i];
-		if (!is_dead(l->client)) {
+		if (!client_is_dead(l->client)) {
 			l->tls = client_leave_tls(l->client, l->given, &l->fd);
 			continue;
 		}
@@ -265,7 +260,7 @@ static void look_at_waiting(struct worker *w)
 	struct client **waiting = NULL;
 
 	for (struct client *c = w->clients; c; c = c->next) {
-		if (is_dead(c) || !c->session || !c->session->waits)
+		if (client_is_dead(c) || !c->session || !c->session->waits)
 			continue;
 		if (n == cap && !(waiting = realloc(waiting, (cap = cap ? 2 * cap : 64) * sizeof(struct client *))))
 			abort();
@@ -292,9 +287,9 @@ void handover_go_on(struct worker *w)
 	pause_handover(w, false);
 	for (struct client *c = w->clients; c; c = c->next) {
 		c->held = false;
-		if (!is_dead(c) && !(c->session && c->session->waits))
+		if (!client_is_dead(c) && !(c->session && c->session->waits))
 			client_again_soon(w, c);
-		if (!is_dead(c) && !outq_empty(&c->out))
+		if (!client_is_dead(c) && !outq_empty(&c->out))
 			client_flush_soon(w, c);
 	}
 	look_at_waiting(w);

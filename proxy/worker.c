@@ -551,7 +551,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		return;
 	engine_turn(w->engine);
 	cuts_turn(w);
-	clients_next_share(w);
+	clients_turn(w);
 	mirror_turn(w);
 	if (w->asides)
 		asides_turn(w);
@@ -571,7 +571,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	tidy_turn(&w->tidy, loop);
 	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES);
 	set_unfinished(w);
-	if (engine_wants_turns(w->engine) || w->mirror_wanted || w->draining || w->handing) {
+	if (engine_wants_turns(w->engine) || w->lingering || w->mirror_wanted || w->draining || w->handing) {
 		if (!ev_is_active(&w->tick))
 			ev_timer_again(loop, &w->tick);
 	} else if (ev_is_active(&w->tick)) {

@@ -105,6 +105,7 @@ struct worker {
 	/* end of the turn */
 	struct upstream *flush_upstreams;
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
+	struct client *lingering;    /* their replies wait a turn for those behind them */
 	struct client *later_clients; /* likewise, but have had their share of this turn */
 	struct cut *cuts;            /* requests of which a slice a turn is cut (cut.h) */
 	uint16_t *cut_slots;         /* cut.c's */
@@ -112,7 +113,7 @@ struct worker {
 	ev_prepare before_sleep;
 	struct gather gather;
 	struct tidy tidy;
-	ev_timer tick;               /* while the engine has something that waits for time */
+	ev_timer tick;               /* while something waits for time: the engine, replies that linger */
 	ev_timer due;                /* a client's waiting ends */
 	int64_t due_us;              /* when it is set to; 0: it is not */
 	uint8_t pause;               /* enum pause_kind (pause.h) */
@@ -223,7 +224,7 @@ void clients_close_listeners(struct worker *w);
 void clients_take_acl(struct worker *w, struct acl *fresh); /* permit.c; takes the reference */
 void client_done(struct worker *w, struct req *r);  /* home: the reply is there */
 void clients_flush(struct worker *w);
-void clients_next_share(struct worker *w);          /* a turn has begun: those that have had theirs of the last one go on */
+void clients_turn(struct worker *w);                /* before the flush: those that had had their share of the last one go on, replies that have waited are flushed */
 void clients_resume(struct worker *w);              /* those whose requests were held (pause.h) */
 void clients_close_idle(struct worker *w);          /* draining: those with nothing in flight */
 void clients_close_all(struct worker *w);
