@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backfill/fault.h"
 #include "net/transport.h"
 #include "proxy/alone.h"
 #include "proxy/bulk.h"
@@ -464,8 +463,7 @@ void clients_resume(struct worker *w)
 /* While the loop waits for more requests, the replies of a pipeline wait for those behind them: what comes from several nodes, or by several turns, is one write. */
 static bool lingers(const struct worker *w, const struct client *c)
 {
-	return (gather_is_long(&w->gather) || fault("linger")) && c->head && c->lingered < LINGER_TURNS && c->out.bytes < LINGER_BYTES && !c->hold && !c->paused && !c->closing && !c->parked &&
-	       !c->streaming && !w->handing;
+	return c->head && c->lingered < LINGER_TURNS && c->out.bytes < LINGER_BYTES && worker_lingers(w) && !c->hold && !c->paused && !c->closing && !c->parked && !c->streaming;
 }
 
 static void linger(struct worker *w, struct client *c)

@@ -42,7 +42,7 @@ struct client {
 	bool held;                 /* CLIENT PAUSE, a knot, or it is of all nodes: its next request waits */
 	bool streaming;            /* the first of its requests has a reply that is still coming (stream.h): nothing else may be put into `out` */
 	uint8_t lingered;          /* turns that its replies have waited for those behind them */
-	bool flushing, again;      /* in the worker's lists: flush; again, or later */
+	bool flushing, again;      /* in the worker's lists: flush, or lingering; again, or later */
 	struct client *flush_next, *again_next;
 	struct outq out;
 	struct block *in;          /* an incomplete request, or input that waits */

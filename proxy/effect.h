@@ -36,7 +36,8 @@ bool effect_canonical(const struct effect_call *call, sds *out, const struct com
 bool effect_probe(const struct effect_call *call, sds *out);
 bool effect_may_probe(const struct command *cmd); /* false: effect_probe() will say no, whatever the words are */
 
-/* Of a plain call nothing here depends on the time, nor on its words but for how many they are: effect_of() may be given no argv and no now_ms. A plain SET, DEL, LPUSH … */
+/* Of a plain call no effect depends on the time, nor on its words but for how many they are: effect_of() may be given no argv and no now_ms. A plain SET, DEL, LPUSH …
+ * effect_spread() looks at the words all the same, but not at the time. */
 bool effect_is_plain(const struct command *cmd, uint32_t argc);
 
 /* What a call means for its written keys, known from the words alone: CMD_BUILDS, CMD_UNPROVEN, CMD_READS_OTHERS, CMD_SCRIPT of the row, corrected by

@@ -116,7 +116,7 @@ struct mwrite {
 	uint8_t checked;         /* PEXPIRETIMEs that the follower has answered */
 	bool expires_differ;
 	int64_t sent_us;         /* the effect; by coarse_us */
-	int64_t sent_ms;         /* the authority's clock when it was sent; plain: 0 */
+	int64_t sent_ms;         /* the authority's clock when it was sent; 0 for one that effect_is_plain calls so */
 	uint32_t replies_left;   /* of the follower */
 	size_t queued;           /* bytes held until the follower has acknowledged it */
 	enum side follower;

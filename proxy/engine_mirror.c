@@ -375,13 +375,21 @@ static void judge(struct engine *e, struct mwrite *mw, const struct reply *r)
 	}
 }
 
+/* Never 0, which is said of an empty queue. */
+static int64_t lag_of(struct engine *e, const struct mwrite *mw)
+{
+	int64_t us = e->io.coarse_us(e->io.ctx) - mw->sent_us;
+
+	return us > 0 ? us : 1;
+}
+
 static void acknowledged(struct engine *e, struct mwrite *mw)
 {
 	follower_acked(e, mw->slot, mw->queued);
 	if (!e->queued)
 		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
 	else
-		atomic_store_explicit(&e->stats->lag_us, e->io.coarse_us(e->io.ctx) - mw->sent_us, memory_order_relaxed);
+		atomic_store_explicit(&e->stats->lag_us, lag_of(e, mw), memory_order_relaxed);
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)

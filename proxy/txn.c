@@ -202,7 +202,8 @@ static bool take_slot(struct worker *w, struct txn *t, const struct command *cmd
 
 	if (slot == -1 && !txn_is_one_server(w))
 		return false;
-	t->spans |= slot == -1 || cmd->policy == POLICY_FANOUT;
+	t->asks_server |= cmd->policy == POLICY_FANOUT;
+	t->spans |= slot == -1 || t->asks_server;
 	if (slot == -1)
 		slot = slot_of(w->argv[w->keys[0].index]);
 	if (slot < 0 || slot == SLOTS)
@@ -362,6 +363,10 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 		r->watch = s->watch;
 		s->watch->refs++;
 		s->watching = false;
+		client_hold_for(w, c, r);
+		return;
+	}
+	if (t->asks_server) { /* as outside of a transaction (dispatch.c) */
 		client_hold_for(w, c, r);
 		return;
 	}

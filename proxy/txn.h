@@ -45,6 +45,7 @@ struct txn {
 	bool over_all;    /* one is about the whole keyspace, of which our own keys are no part */
 	sds bytes, own;
 	int slot;         /* of the first key; -1: no key yet */
+	bool asks_server; /* about no slot, but the whole server: DBSIZE, KEYS … */
 	bool spans;       /* keys of several slots, or a question to a whole server: for a standalone one only */
 	bool write;
 	bool failed;      /* a command was refused: EXEC answers EXECABORT */

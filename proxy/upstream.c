@@ -752,6 +752,7 @@ void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct b
 		u->sample_start = u->queued;
 	}
 	fifo_push(u, (struct await){ fn, arg, u->queued, replies });
+	u->patient = false;
 	u->queued += n;
 	outq_add(&u->out, p, n, holder);
 	if (!u->flushing) /* opening, which may fail at once, is the flush's, too */
@@ -761,6 +762,7 @@ void upstream_send(struct upstream *u, int db, const char *p, size_t n, struct b
 void upstream_send_more(struct upstream *u, const char *p, size_t n, struct block *holder, bool last)
 {
 	u->partial = !last;
+	u->patient = false;
 	u->progress = now(u);
 	u->queued += n;
 	outq_add(&u->out, p, n, holder);

@@ -88,6 +88,8 @@ struct upstream {
 	int db;                  /* selected at the end of what was queued */
 	bool flushing;           /* in the owner's list */
 	struct upstream *flush_next;
+	bool patient;            /* the owner's, while it is in that list: all that is queued may wait for more; upstream_send() takes it back */
+	uint8_t waited;          /* the owner's: turns that it has waited */
 	struct await *fifo;      /* ring, capacity a power of two */
 	uint32_t fifo_cap, fifo_head, fifo_n;
 	struct block *in;

@@ -21,7 +21,7 @@
 
 struct versions {
 	struct stripe { /* both at once: stripes come at random, and each cache line is a miss */
-		_Atomic uint64_t at;
+		_Alignas(16) _Atomic uint64_t at;
 		_Atomic uint32_t pending;
 	} stripe[STRIPES];
 };

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backfill/fault.h"
 #include "backfill/own_keys.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
@@ -24,6 +25,8 @@
 #include "resp/write.h"
 
 #define TICK_S 0.01
+#define LATE_TURNS 4
+#define LATE_BYTES 65536
 #define DRAIN_LIMIT_S 5.0
 #define PRELOADED_MAX 16384
 #define NODES_MAX 2048 /* of one side */
@@ -473,14 +476,43 @@ static bool has_work(const struct worker *w)
 	return w->flush_upstreams || w->flush_clients || w->again_clients;
 }
 
+bool worker_lingers(const struct worker *w)
+{
+	return (gather_is_long(&w->gather) || fault("linger")) && !w->handing;
+}
+
+/* Effects that wait for more of them go by fewer writes, which wake the follower less often; not while something waits until nothing is in flight. */
+static bool is_late(const struct worker *w, const struct upstream *u)
+{
+	return u->patient && u->waited < LATE_TURNS && u->out.bytes < LATE_BYTES && worker_lingers(w) && !engine_comes_to_rest(w->engine);
+}
+
 static void flush_upstreams(struct worker *w)
 {
 	struct upstream *u;
 
 	while ((u = w->flush_upstreams)) {
 		w->flush_upstreams = u->flush_next;
-		u->flushing = false;
+		if (is_late(w, u)) {
+			u->waited++;
+			u->flush_next = w->late_upstreams;
+			w->late_upstreams = u;
+			continue;
+		}
+		u->flushing = u->patient = false;
+		u->waited = 0;
 		upstream_flush(u);
+	}
+}
+
+static void late_upstreams_turn(struct worker *w)
+{
+	struct upstream *u;
+
+	while ((u = w->late_upstreams)) {
+		w->late_upstreams = u->flush_next;
+		u->flush_next = w->flush_upstreams;
+		w->flush_upstreams = u;
 	}
 }
 
@@ -559,6 +591,8 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		bulks_turn(w);
 	pubsub_turn(w->pubsub);
 	tracking_turn(w);
+	late_upstreams_turn(w);
+	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES); /* first: what lingers does so no longer when nobody sends any more */
 	while (has_work(w)) {
 		flush_upstreams(w);
 		clients_flush(w);
@@ -569,7 +603,6 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 		handover_turn(w);
 	set_due(w);
 	tidy_turn(&w->tidy, loop);
-	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES);
 	set_unfinished(w);
 	if (engine_wants_turns(w->engine) || w->lingering || w->mirror_wanted || w->draining || w->handing) {
 		if (!ev_is_active(&w->tick))

@@ -105,8 +105,9 @@ struct worker {
 	/* end of the turn */
 	struct upstream *flush_upstreams;
 	struct client *flush_clients, *again_clients; /* replies to write; input left to parse */
-	struct client *lingering;    /* their replies wait a turn for those behind them */
 	struct client *later_clients; /* likewise, but have had their share of this turn */
+	struct upstream *late_upstreams; /* what they have to send waits a turn for what comes behind it */
+	struct client *lingering;    /* their replies wait a turn for those behind them */
 	struct cut *cuts;            /* requests of which a slice a turn is cut (cut.h) */
 	uint16_t *cut_slots;         /* cut.c's */
 	ev_idle unfinished;          /* there is work for the next turn: the loop does not sleep */
@@ -182,6 +183,7 @@ void worker_init(struct worker *w);
 void worker_release(struct worker *w);
 void worker_topology(struct worker *w, struct topology *t);
 void worker_answer(struct worker *w, struct req *r);    /* from the owner: home gets it back */
+bool worker_lingers(const struct worker *w); /* many send, and the loop waits long: what is to be written may wait some turns */
 void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot */
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);

@@ -35,7 +35,9 @@ static void io_send(void *ctx, enum side side, uint16_t db, uint16_t slot, uint1
 
 	if (node != NODE_NONE)
 		upstream_send(u, db, asking, sizeof asking - 1, NULL, 1, on_asking, NULL);
+	bool patient = (u->patient || !u->flushing) && side != engine_authority(w->engine, slot) && !w->fleet->config->mirror_ack_both;
 	upstream_send(u, db, p, n, holder, replies, fn, arg);
+	u->patient = patient; /* nobody waits for the follower */
 	if (w->asides)
 		aside_sent(w, u, slot, fn, arg);
 }

@@ -166,13 +166,13 @@ static enum resp_status read_fixed(struct reader *in, struct resp_item *item, si
 	return RESP_OK;
 }
 
-/* One value header (and body, of a scalar). */
 /* Most replies to writes: they need no second look. */
 static inline bool is_ok(const char *p, size_t n)
 {
 	return n >= 5 && memcmp(p, "+OK\r\n", 5) == 0;
 }
 
+/* One value header (and body, of a scalar). */
 static inline enum resp_status read_value(struct reader *in, struct resp_item *item)
 {
 	enum resp_status status;
