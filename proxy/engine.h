@@ -94,6 +94,7 @@ void engine_leave(struct engine *e, reply_fn *fn, void *arg);
 bool engine_is_others(reply_fn *fn, void *arg, uint32_t from);
 bool engine_holds_back(const struct engine *e);
 bool engine_comes_to_rest(const struct engine *e); /* something waits until nothing is in flight */
+bool engine_awaits_follower(const struct engine *e); /* that, or a slot is held until the follower has acknowledged all of it */
 void engine_mirror(struct engine *e, bool on);
 bool engine_is_mirroring(const struct engine *e);
 void engine_route_changed(struct engine *e, uint16_t slot); /* another node from now on: order is kept */

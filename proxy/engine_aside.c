@@ -62,3 +62,8 @@ bool engine_comes_to_rest(const struct engine *e)
 {
 	return gate_is_shut(e) || e->alone.stage != ALONE_NONE || e->fence.stage != FENCE_NONE;
 }
+
+bool engine_awaits_follower(const struct engine *e)
+{
+	return e->waits || engine_comes_to_rest(e);
+}

@@ -162,7 +162,7 @@ static sds crossfade(sds s, struct worker *w, const struct identity *id)
 			 SUM_LLU(w, commands), SUM_LLU(w, reads), SUM_LLU(w, writes));
 	s = sdscatprintf(s, "crossfade_effects:%llu\r\ncrossfade_queued:%llu\r\ncrossfade_queued_bytes:%llu\r\ncrossfade_lag_ms:%lld\r\n"
 			    "crossfade_mismatches:%llu\r\ncrossfade_snapshots:%llu\r\ncrossfade_foreign:%llu\r\n", SUM_LLU(w, effects), SUM_LLU(w, queued),
-			 SUM_LLU(w, queued_bytes), (long long)(lag / 1000), SUM_LLU(w, mismatches), SUM_LLU(w, snapshots), SUM_LLU(w, foreign));
+			 SUM_LLU(w, queued_bytes), (long long)((lag + 999) / 1000), SUM_LLU(w, mismatches), SUM_LLU(w, snapshots), SUM_LLU(w, foreign));
 	return sdscatprintf(s, "crossfade_dirty_keys:%llu\r\ncrossfade_dirty_slots:%llu\r\ncrossfade_errors_upstream:%llu\r\n"
 			       "crossfade_unknown_outcome:%llu\r\ncrossfade_large:%llu\r\ncrossfade_large_held:%llu\r\ncrossfade_large_held_most:%llu\r\n",
 			    SUM_LLU(w, dirty_keys), SUM_LLU(w, dirty_slots), SUM_LLU(w, errors_upstream), SUM_LLU(w, unknown_outcome), SUM_LLU(w, large),

@@ -2,7 +2,7 @@
 
 They do so only while many send at a high rate; CROSSFADE_FAULT=linger has them always do it."""
 import pytest
-from harness import RespError
+from harness import RespError, diff
 from harness.crossfade import built_with_faults
 from harness.process import wait_until
 
@@ -61,3 +61,37 @@ def test_who_goes_meanwhile(side):
     for _ in range(5):
         proxy.connect().send_raw(words)
     proxy.term()
+
+
+@pytest.mark.parametrize("ack", ["source", "both"])
+def test_effects(servers, ack):
+    """They wait, too: there, in part, back, and large values held still; both sides are equal in the end."""
+    source, target = servers.cluster("redis-7.0", shards=3), servers.cluster("valkey-9.1", shards=3)
+    proxy = servers.crossfade(source, target, config={"mirror-ack": ack, "large-value": "64kb", "workers": 2}, env={"CROSSFADE_FAULT": "linger"})
+    proxy.pipeline([["SET", "s:%d" % i, "v" * (i % 50)] for i in range(500)] + [["RPUSH", "l:%d" % i, *["x" * 900] * 200] for i in range(5)])
+    clients = [proxy.connect() for _ in range(5)]
+    counted = 0
+
+    def write():
+        nonlocal counted
+        counted += 1
+        for who, c in enumerate(clients):
+            for i in range(40):
+                c.send("INCR", "n:%d" % i)
+                c.send("SET", "s:%d" % (who * 40 + i), "w%d" % counted)
+            c.send("LPUSH", "l:%d" % who, counted)
+        for c in clients:
+            assert not [r for r in (c.read() for _ in range(81)) if isinstance(r, RespError)]
+    proxy.ctl("start")
+    write()
+    proxy.wait("synced")
+    for order in (("cutover", "--slots", "0-8000"), ("cutover",), ("rollback", "--slots", "100-9000"), ("rollback",)):
+        write()
+        proxy.wait("dirty=0,lag=0")
+        proxy.ctl(*order, "--yes", "--force")
+        write()
+    proxy.wait("dirty=0,lag=0")
+    assert proxy.client.call("GET", "n:7") == b"%d" % (counted * len(clients))
+    assert diff(source, target) == []
+    for c in clients:
+        c.close()
