@@ -4,7 +4,7 @@
  * The wait is no longer than what the servers take to answer, than GATHER_MAX_S, and than GATHER_EACH_S for each client that sends: with few of them all would soon
  * wait for us, and nothing come any more. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
  * would be waited for. It is counted from one look to the next, so that a loop that is busy anyway does not wait at all.
- * While it waits long, the replies of a pipeline wait for those behind them, too (client.c).
+ * While it waits long, the replies of a pipeline wait for those behind them, too (client.c), and effects for more of them (worker.c).
  * Looked after every GATHER_WINDOW_S at most, so that a turn costs one comparison. Thread: the worker's. */
 #ifndef CROSSFADE_GATHER_H
 #define CROSSFADE_GATHER_H
@@ -49,7 +49,7 @@ static inline bool gather_is_long(const struct gather *g)
 	return g->wait >= GATHER_LONG_S;
 }
 
-/* At the end of a turn. */
+/* Once a turn, before what it brought is written. */
 static inline void gather_turn(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n)
 {
 	ev_tstamp open = ev_now(loop) - g->since;
