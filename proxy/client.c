@@ -27,7 +27,6 @@
 #define LINGER_BYTES 16384 /* what is as large as that is worth a write of its own */
 
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
-static void client_drop(struct client *c);
 
 /* --- life --- */
 
@@ -92,7 +91,7 @@ static void on_handshake_late(struct ev_loop *loop, ev_timer *t, int revents)
 	(void)loop;
 	(void)revents;
 	log_limited(LOG_VERBOSE, "client %llu: no TLS handshake within %g s; closed", (unsigned long long)c->id, HANDSHAKE_LIMIT_S);
-	client_drop(c);
+	client_end(c);
 }
 
 /* The handshake itself is part of reading. */
@@ -153,7 +152,7 @@ struct client *client_new(struct worker *w, int fd, bool tls)
 }
 
 /* The connection ends now; the memory is given back at the end of the turn, when no list can hold it. */
-static void client_drop(struct client *c)
+void client_end(struct client *c)
 {
 	struct worker *w = c->worker;
 
@@ -205,11 +204,6 @@ static void client_free(struct client *c)
 	sdsfree(c->lib_ver);
 	w->tidy.freed += sizeof *c;
 	free(c);
-}
-
-void client_end(struct client *c)
-{
-	client_drop(c);
 }
 
 void client_close_after_replies(struct worker *w, struct client *c)
@@ -300,7 +294,7 @@ void client_output_over(struct client *c, const char *why, size_t bytes)
 	if (c->worker->handing && handover_stopped(c->worker)) /* its descriptor is being given away */
 		return;
 	log_limited(LOG_WARNING, "client %llu %s: %zu bytes wait, over client-output-max; closed", (unsigned long long)c->id, why, bytes);
-	client_drop(c);
+	client_end(c);
 }
 
 /* The blocking command has its answer; none: another process goes on with it, or the proxy ends, and the client is let go as a server does. */
@@ -435,7 +429,7 @@ static void flush_one(struct worker *w, struct client *c)
 	if (c->hold)
 		hold_turn(w, c);
 	if (!ev_is_active(&c->writer) && outq_write(&c->out, c->reader.fd, c->tls) < 0) {
-		client_drop(c);
+		client_end(c);
 		return;
 	}
 	if (__builtin_expect(c->streaming, 0) && !stream_flushed(w, c))
@@ -445,7 +439,7 @@ static void flush_one(struct worker *w, struct client *c)
 		if (c->out.bytes > (size_t)w->fleet->config->client_output_max)
 			client_output_over(c, "does not read its replies", c->out.bytes);
 	} else if (c->closing && !c->head) {
-		client_drop(c);
+		client_end(c);
 	}
 	if (c->paused && !c->hold && !c->held && !c->parked && !client_is_dead(c) && client_has_room(c))
 		client_again_soon(w, c);
@@ -547,7 +541,7 @@ void clients_close_idle(struct worker *w)
 {
 	for (struct client *c = w->clients; c; c = c->next) {
 		if (!client_is_dead(c) && !c->head && outq_empty(&c->out) && !c->in)
-			client_drop(c);
+			client_end(c);
 		else if (c->parked && !c->parked->leaves)
 			blocked_leave(w, c, UNPARK_END);
 	}
@@ -556,7 +550,7 @@ void clients_close_idle(struct worker *w)
 void clients_close_all(struct worker *w)
 {
 	for (struct client *c = w->clients; c; c = c->next)
-		client_drop(c);
+		client_end(c);
 	lingered(w);
 	clients_flush(w);
 }

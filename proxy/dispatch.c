@@ -388,6 +388,7 @@ static void serve(struct worker *w, struct client *c, const struct resp_request 
 	case POLICY_FANOUT:
 		if (db_is_there(w, c))
 			fanout_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
+		c->hold |= c->head != NULL;
 		return;
 	case POLICY_ALONE:
 		if (db_is_there(w, c))
@@ -402,6 +403,7 @@ static void serve(struct worker *w, struct client *c, const struct resp_request 
 	case POLICY_SCAN:
 		if (db_is_there(w, c))
 			scan_request(w, c, cmd, argc, make_req(w, p, cmd, block, bytes));
+		c->hold |= c->head != NULL;
 		return;
 	case POLICY_SLOT:
 		slot_request(w, c, cmd, make_req(w, p, cmd, block, bytes));
@@ -469,6 +471,5 @@ bool dispatch_request(struct worker *w, struct client *c, const struct resp_requ
 		tracking_caching_ends(c);
 	}
 	serve(w, c, p, cmd, argc, block, bytes);
-	c->hold |= c->head && is_of_all_nodes(cmd);
 	return true;
 }

@@ -363,10 +363,8 @@ static void send_block(struct worker *w, struct client *c, const struct command 
 		r->watch = s->watch;
 		s->watch->refs++;
 		s->watching = false;
-		client_hold_for(w, c, r);
-		return;
 	}
-	if (t->asks_server) { /* as outside of a transaction (dispatch.c) */
+	if (r->watch || t->asks_server) { /* the second as outside of a transaction (dispatch.c) */
 		client_hold_for(w, c, r);
 		return;
 	}
