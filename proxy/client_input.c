@@ -42,9 +42,9 @@ void client_drop_input(struct client *c)
 }
 
 /* Parses and dispatches what stands in [*off, used) of the block. False: no more input is wanted from this client. */
-static bool take_requests(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
+static bool take_each(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
 {
-	for (unsigned share = CLIENT_SHARE; *off < b->used && !c->closing; share--) {
+	for (unsigned share = CLIENT_SHARE; *off < b->used && !c->closing && !client_is_dead(c); share--) {
 		if (c->parked) {
 			if (b->used - *off > CLIENT_OUT_PAUSE)
 				pause_reading(w, c);
@@ -80,6 +80,14 @@ static bool take_requests(struct worker *w, struct client *c, struct resp_reques
 		resp_request_reset(p);
 	}
 	return !c->closing;
+}
+
+static bool take_requests(struct worker *w, struct client *c, struct resp_request *p, struct block *b, size_t *off)
+{
+	batch_open(w);
+	bool more = take_each(w, c, p, b, off);
+	batch_close(w);
+	return more && !client_is_dead(c);
 }
 
 /* Beyond a size room grows with what has come: otherwise a few bytes that announce much take the memory of all. */

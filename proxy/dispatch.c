@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "proxy/ahead.h"
 #include "proxy/alone.h"
 #include "proxy/blocking.h"
 #include "proxy/client.h"
@@ -161,12 +162,12 @@ static struct req *make_req(struct worker *w, const struct resp_request *p, cons
 
 int dispatch_slot(struct worker *w, const struct command *cmd, uint32_t argc)
 {
-	uint32_t first = command_first_key(cmd);
+	uint32_t sole = command_sole_key(cmd);
 	int n, slot;
 
 	w->nkeys = 0;
-	if (first && cmd->nspecs == 1 && cmd->specs[0].a == 0 && first < argc)
-		return slot_of(w->argv[first]);
+	if (sole && sole < argc)
+		return slot_of(w->argv[sole]);
 	if (!cmd->nspecs)
 		return SLOTS;
 	if (command_is_unrouted(cmd, argc, w->argv))
@@ -270,9 +271,12 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		  const char *bytes, bool waits)
 {
 	int slot = dispatch_slot(w, cmd, argc);
+	uint32_t sole = command_sole_key(cmd);
 	struct wide *wide = NULL;
 	struct req *r;
 
+	if (slot >= 0 && slot < SLOTS)
+		ahead_of(&w->fleet->owner[slot], 1);
 	if (slot == -1)
 		usage_cross_slot(w->stats->usage, cmd);
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {
@@ -296,6 +300,8 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 		wide = wide_of_request(w);
 	}
 	r = make_counted(w, c, p, cmd, argc, block, bytes);
+	if (sole && sole < argc && r->bytes == bytes)
+		req_has_key(r, w->argv[sole], argc);
 	r->wide = wide;
 	r->waits = waits;
 	forward(w, c, r, slot, w->nkeys > 1 && !wide);

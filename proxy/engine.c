@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "proxy/outq.h"
 #include "proxy/txn.h"
 #include "proxy/watch.h"
 #include "resp/words.h"
@@ -11,10 +12,11 @@
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced,
 			  const uint8_t *mine, struct worker_stats *stats)
 {
-	struct engine *e = calloc(1, sizeof *e);
+	struct engine *e = aligned_alloc(CACHE_LINE, sizeof *e);
 
 	if (!e)
 		abort();
+	memset(e, 0, sizeof *e);
 	e->io = *io;
 	e->opt = *o;
 	e->stats = stats;
@@ -232,6 +234,17 @@ static void submit_in_line(struct engine *e, struct req *r)
 		line_part(e, r);
 	else if (!line_takes(e, r))
 		engine_begin(e, r);
+}
+
+void engine_ahead(struct engine *e, struct req *r)
+{
+	ahead_of(&e->slots[r->slot], 1);
+	ahead_of(&e->authority[r->slot], 1);
+	if (!e->mirroring || !r->write || !r->key_n)
+		return;
+	r->hash = keyhash_of(r->db, req_key(r));
+	r->hashed = true;
+	ahead_of(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
 }
 
 void engine_submit(struct engine *e, struct req *r)
@@ -507,6 +520,33 @@ static void on_reply(void *arg, const struct reply *reply)
 	if (e->gate.holder)
 		gate_turn(e);
 	park_after(e);
+}
+
+/* Nothing of it may be looked at yet. */
+void engine_ahead_answer(reply_fn *fn, void *arg)
+{
+	if (fn == on_reply)
+		ahead_of(arg, offsetof(struct req, key_at));
+	else
+		mirror_ahead_answer(fn, arg);
+}
+
+unsigned engine_ahead_soon(reply_fn *fn, void *arg)
+{
+	const struct req *r = arg;
+	const struct engine *e;
+
+	if (fn != on_reply)
+		return mirror_ahead_soon(fn, arg);
+	e = r->engine;
+	ahead_of(&e->slots[r->slot], 1);
+	if (r->mw) {
+		ahead_of(r->mw, MWRITE_ZEROED + sizeof(struct wkey));
+		ahead_of(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE);
+		if (r->hashed)
+			ahead_of(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
+	}
+	return r->slot;
 }
 
 struct req *engine_req_of(reply_fn *fn, void *arg)

@@ -5,6 +5,7 @@
 #define CROSSFADE_ENGINE_INTERNAL_H
 
 #include "backfill/fault.h"
+#include "proxy/ahead.h"
 #include "proxy/changes.h"
 #include "proxy/derived.h"
 #include "proxy/dirty.h"
@@ -53,7 +54,6 @@ enum {
 	SLOT_UNWATCHED = 64, /* RESCANNING, but the walk begins when the nodes of both sides are up (race 7) */
 };
 
-/* What every command looks at stands in front: slots come at random, and each cache line of theirs is a miss. */
 struct slot_state {
 	struct slot_wait *wait;
 	uint32_t inflight; /* commands at the authority */
@@ -71,6 +71,7 @@ struct slot_state {
 	uint32_t await_synced; /* it is copied; synced when these replies of the authority have come */
 	uint32_t script_ms; /* when a script was last sent, or answered, low bits; 0: never */
 };
+_Static_assert(sizeof(struct slot_state) == CACHE_LINE, "a slot is a cache line");
 
 struct mblock;
 
@@ -87,46 +88,51 @@ struct wkey {
 /* A write as the mirror sees it: from its sending to the authority until the follower's acknowledgement. This, the dirty table and
  * the dirty slots are the three places of invariant 4. */
 struct mwrite {
-	struct mwrite *next;     /* pool */
 	struct engine *engine;
 	struct req *req;         /* until it is answered; kept until the acknowledgement with mirror-ack both */
 	struct block *block;
 	const char *bytes;
 	size_t len;
 	const struct command *cmd;
-	struct wkey inline_keys[ENGINE_KEYS_INLINE];
 	struct wkey *keys;
 	uint32_t nkeys, argc;
+
 	uint16_t slot, db;
 	uint32_t traits;
-	struct mblock *multi;    /* a transaction: its commands (engine_multi.c); `cmd` is EXEC then */
-	struct crowd *crowd;     /* its keys, if they are very many (engine_crowd.c); `keys` has none then */
-	struct effect effect;
-	uint64_t digest;         /* of the authority's reply */
-	struct block *reply_block; /* the authority's reply, while the tail is awaited */
-	const char *reply;
-	size_t reply_len;
+	uint32_t replies_left;   /* of the follower */
 	/* The tail: commands sent right behind the write on the same connection: a probe (effect_probe), then one PEXPIRETIME per key (race 1). */
-	bool probe;
-	uint8_t checks;          /* PEXPIRETIMEs, the same number on both sides */
 	uint32_t tail_left;      /* their answers still to come from the authority */
 	uint32_t tail_skip;      /* answers to come of tails whose write was redirected or lost */
-	sds probe_reply;
-	uint64_t expires[ENGINE_CHECKS_MAX]; /* the authority's answers */
-	uint8_t checked;         /* PEXPIRETIMEs that the follower has answered */
-	bool expires_differ;
-	int64_t sent_us;         /* the effect; by coarse_us */
-	int64_t sent_ms;         /* the authority's clock when it was sent; 0 for one that effect_is_plain calls so */
-	uint32_t replies_left;   /* of the follower */
-	size_t queued;           /* bytes held until the follower has acknowledged it */
-	enum side follower;
+	uint8_t checks;          /* PEXPIRETIMEs, the same number on both sides */
+	uint8_t checked;         /* those that the follower has answered */
+	bool probe, expires_differ;
 	bool begun, compare, failed, answer_held, released;
 	bool plain;              /* effect_is_plain, with `argc` words and one key at most */
 	bool script;             /* of its commands some is a script */
 	bool inputs_left_out;    /* `keys` are the written ones only */
+	enum side follower;
+	int64_t sent_us;         /* the effect; by coarse_us */
+	size_t queued;           /* bytes held until the follower has acknowledged it */
+	uint64_t digest;         /* of the authority's reply */
+
+	struct effect effect;
+	struct block *reply_block; /* the authority's reply, while the tail is awaited */
+	sds probe_reply;
+
+	const char *reply;
+	size_t reply_len;
+	struct mblock *multi;    /* a transaction: its commands (engine_multi.c); `cmd` is EXEC then */
+	struct crowd *crowd;     /* its keys, if they are very many (engine_crowd.c); `keys` has none then */
 	struct spread_answer *spread; /* one of the parts of a write whose answer waits for all, or that write itself */
 	const char *why;
+	int64_t sent_ms;         /* the authority's clock when it was sent; 0 for one that effect_is_plain calls so */
+	struct mwrite *next;     /* pool */
+
+	/* From here on a new one is not zeroed. */
+	struct wkey inline_keys[ENGINE_KEYS_INLINE];
+	uint64_t expires[ENGINE_CHECKS_MAX]; /* the authority's answers */
 };
+#define MWRITE_ZEROED offsetof(struct mwrite, inline_keys)
 
 /* A copy on its way to the follower, or being read in-band. */
 struct cwrite {
@@ -188,7 +194,7 @@ struct engine {
 	struct engine_options opt;
 	struct worker_stats *stats;
 	_Atomic uint8_t authority[SLOTS];
-	struct slot_state slots[SLOTS];
+	_Alignas(CACHE_LINE) struct slot_state slots[SLOTS];
 	struct versions versions;
 	struct known known, foreign;
 	struct dirty dirty;
@@ -323,7 +329,6 @@ int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc); /* 
 bool engine_reply_is_passing(const struct reply *r); /* an error about the state of a node: later it may be served */
 void engine_answer(struct engine *e, struct req *r);  /* engine_park.c */
 
-struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
 
 /* engine_park.c */
 void park_arrive(struct engine *e, struct req *r);
@@ -396,6 +401,8 @@ void mirror_before_send(struct engine *e, struct mwrite *mw);
 void mirror_effect_send(struct engine *e, struct mwrite *mw);
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
 void mirror_release(struct mwrite *mw);
+void mirror_ahead_answer(reply_fn *fn, const void *arg); /* engine_ahead_answer, engine_ahead_soon of what is not a client's */
+unsigned mirror_ahead_soon(reply_fn *fn, const void *arg);
 void mirror_discard(struct mwrite *mw); /* the engine ends */
 
 /* engine_changes.c */

@@ -15,10 +15,11 @@ struct mwrite *mirror_new(struct engine *e)
 		e->pool = mw->next;
 		if (--e->pooled < e->pooled_least)
 			e->pooled_least = e->pooled;
-	} else if (!(mw = malloc(sizeof *mw))) {
+		ahead_of(e->pool, MWRITE_ZEROED); /* the next one's turn comes soon */
+	} else if (!(mw = aligned_alloc(CACHE_LINE, (sizeof *mw + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE))) {
 		abort();
 	}
-	memset(mw, 0, sizeof *mw);
+	memset(mw, 0, MWRITE_ZEROED);
 	mw->engine = e;
 	return mw;
 }

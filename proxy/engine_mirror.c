@@ -125,6 +125,22 @@ static int64_t clock_of(struct engine *e, const struct mwrite *mw)
 	return e->io.clock_ms(e->io.ctx, slot_authority(e, mw->slot), mw->slot);
 }
 
+/* A plain command with one key, which home has found: nothing else that it says matters. */
+static void prepare_plain(struct engine *e, struct mwrite *mw, const struct req *r)
+{
+	struct slice key = req_key(r);
+	struct effect_call call = { .cmd = mw->cmd, .argc = r->argc };
+
+	mw->plain = true;
+	mw->argc = r->argc;
+	mw->nkeys = 1;
+	mw->keys = mw->inline_keys;
+	mw->keys[0] = (struct wkey){ .key = key, .hash = r->hashed ? r->hash : keyhash_of(mw->db, key), .db = mw->db, .slot = mw->slot,
+		.writes = mw->cmd->specs[0].flags & KEY_WRITES };
+	mw->traits = effect_traits(&call);
+	mw->checks = mirror_checks_needed(e, mw);
+}
+
 static void prepare_one(struct engine *e, struct mwrite *mw)
 {
 	if (mw->cmd->rewrite == REWRITE_SPREAD_KEYS && crowd_collect_plain(e, mw))
@@ -169,6 +185,8 @@ void mirror_prepare(struct engine *e, struct req *r)
 	if (r->txn) {
 		mw->sent_ms = clock_of(e, mw);
 		multi_prepare(e, mw, r);
+	} else if (r->key_n && effect_is_plain(r->cmd, r->argc)) {
+		prepare_plain(e, mw, r);
 	} else {
 		prepare_one(e, mw);
 	}
@@ -414,6 +432,29 @@ static void on_effect_reply(void *arg, const struct reply *r)
 	judge(e, mw, r);
 	if (mw->replies_left == 0 && !mw->checks)
 		acknowledged(e, mw);
+}
+
+void mirror_ahead_answer(reply_fn *fn, const void *arg)
+{
+	if (fn == on_effect_reply)
+		ahead_of(arg, MWRITE_ZEROED + sizeof(struct wkey));
+}
+
+unsigned mirror_ahead_soon(reply_fn *fn, const void *arg)
+{
+	const struct mwrite *mw = arg;
+	const struct engine *e;
+
+	if (fn != on_effect_reply)
+		return SLOTS;
+	e = mw->engine;
+	ahead_of(&e->slots[mw->slot], 1);
+	for (uint32_t i = 0; i < mw->nkeys && i < ENGINE_KEYS_INLINE; i++) {
+		ahead_of(&e->versions.stripe[stripe_of(mw->keys[i].hash.low64)], 1);
+		if (e->opt.journal)
+			journal_ahead(e->opt.journal, mw->keys[i].entry);
+	}
+	return mw->slot;
 }
 
 #define EXPIRE_UNKNOWN (UINT64_C(1) << 63) /* equals no answer that can be right */

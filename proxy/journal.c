@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "proxy/ahead.h"
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -238,7 +240,15 @@ journal_ref journal_add(struct journal *j, struct slice key, uint16_t db, uint16
 	e->check = check_of(e);
 	atomic_store_explicit(&e->state, USED, memory_order_release);
 	touch(j);
+	if (j->nfree)
+		ahead_of(&j->entries[j->free[j->nfree - 1]], 1); /* the next one's turn comes soon */
 	return i + 1;
+}
+
+void journal_ahead(const struct journal *j, journal_ref ref)
+{
+	if (ref && ref != SLOT_REF)
+		ahead_of(&j->entries[ref - 1], 1);
 }
 
 void journal_remove(struct journal *j, journal_ref ref, uint16_t slot)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "proxy/block.h"
+#include "proxy/keyhash.h"
 #include "resp/table.h"
 
 struct client;
@@ -29,35 +30,24 @@ struct wide {
 	uint16_t slot[];
 };
 
+/* Of a request on its way some hundred others are, too, so its lines have left the cache when its answer comes: what all look at stands in the first ones. */
 struct req {
 	struct req *made_next, **made_at; /* all that home has made: what is still under way at the end is given back, too */
 	struct req *next, *link;
 	struct client *client;      /* NULL: the client has gone, the reply is dropped */
-	struct txn *txn;            /* EXEC: what its commands are; freed with the request */
 	struct req *exec;           /* home's: the answer is an element, by `part`, of this EXEC's array; it has no client of its own */
-	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
-	struct split *split;        /* part of a split command, or NULL */
-	struct written *written;    /* home's: tracking.h; NULL: nobody has NOLOOP */
-	struct wide *wide;          /* as one command for a standalone server; NULL: all keys are of `slot` */
+	struct engine *engine;      /* the owner's, while it has the request */
+	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
+
 	struct block *block;
 	const char *bytes;
 	size_t len;
 	const struct command *cmd;
-	struct worker *worker;      /* who is to look at it next */
-	struct engine *engine;      /* the owner's, while it has the request */
-	struct mwrite *mw;          /* the owner's: the write as the mirror sees it */
-	struct waiter *waiter;      /* the owner's own: a try of the engine for a client that waits (park.h) */
-	struct stream *stream;      /* the rest of the answer, which is still coming (stream.h); NULL: it is whole */
-	struct waiting *waiting;    /* home's own: a WAIT that is not answered yet (waiting.c) */
-	uint64_t ticket;            /* waits: by which home speaks of it, for its answer may be on the way */
 	struct block *reply_block;  /* the answer, once done */
 	const char *reply;
 	size_t reply_len;
-	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
-	uint64_t turned;            /* the owner's, of one that goes again: its key (engine_order.c) */
-	int64_t until_us;           /* waits: its waiting ends then; 0 from home: as its words say, from the owner: never */
-	uint32_t part;              /* index in the split, or in the transaction */
-	uint32_t from;              /* the same for all of a client, and for hardly any other; 0: of no client */
+	struct worker *worker;      /* who is to look at it next */
+
 	uint16_t slot;
 	uint16_t db;                /* the client's when it sent this */
 	uint16_t home;
@@ -79,9 +69,43 @@ struct req {
 	bool behind_wide;           /* the owner's: its place is in engine->turned, or was when it was sent last */
 	bool probe;                 /* home's own, and silent: a question ahead of a large request (bulk.h) */
 	bool knot;                  /* home's: one of the client's knots (knot.h) */
+	bool hashed;                /* `hash` is told */
+	struct txn *txn;            /* EXEC: what its commands are; freed with the request */
+	struct watch *watch;        /* WATCH, and EXEC of a client that watches: counted until the request is freed */
+	struct stream *stream;      /* the rest of the answer, which is still coming (stream.h); NULL: it is whole */
+	struct wide *wide;          /* as one command for a standalone server; NULL: all keys are of `slot` */
+
+	struct written *written;    /* home's: tracking.h; NULL: nobody has NOLOOP */
+	struct split *split;        /* part of a split command, or NULL */
+	keyhash hash;               /* of the key below */
+	uint32_t key_at, key_n;     /* its only key, in `bytes`; 0: it has several, or was not looked for */
+	uint32_t argc;              /* with a key: its words */
+	uint32_t part;              /* index in the split, or in the transaction */
+	uint32_t from;              /* the same for all of a client, and for hardly any other; 0: of no client */
+	struct waiter *waiter;      /* the owner's own: a try of the engine for a client that waits (park.h) */
+	struct waiting *waiting;    /* home's own: a WAIT that is not answered yet (waiting.c) */
+	uint64_t ticket;            /* waits: by which home speaks of it, for its answer may be on the way */
+	int64_t since_us;           /* the owner's: began to wait at a fence; first failure of a resend */
+	uint64_t turned;            /* the owner's, of one that goes again: its key (engine_order.c) */
+	int64_t until_us;           /* waits: its waiting ends then; 0 from home: as its words say, from the owner: never */
 };
 
 #define REQ_KEPT offsetof(struct req, next) /* what comes before it outlasts a request */
+
+/* Its only key has been found, among so many words. */
+static inline void req_has_key(struct req *r, struct slice key, uint32_t argc)
+{
+	if (r->len > UINT32_MAX)
+		return;
+	r->key_at = (uint32_t)(key.p - r->bytes);
+	r->key_n = (uint32_t)key.n;
+	r->argc = argc;
+}
+
+static inline struct slice req_key(const struct req *r)
+{
+	return slice(r->bytes + r->key_at, r->key_n);
+}
 
 static inline struct client *req_client(const struct req *r)
 {

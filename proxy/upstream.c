@@ -1,4 +1,4 @@
-#include "proxy/upstream.h"
+#include "proxy/upstream_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -11,6 +11,8 @@
 #include "proxy/log.h"
 #include "resp/write.h"
 
+#define AHEAD 8 /* answers */
+#define AHEAD_SOON 4
 #define BACKOFF_MIN_S 0.05
 #define BACKOFF_MAX_S 1.0
 #define LARGE_PER_TURN (256 * 1024) /* of a large reply that is taken as it comes: others are not to notice */
@@ -20,7 +22,6 @@
 static void on_readable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents);
 static void on_timer(struct ev_loop *loop, ev_timer *w, int revents);
-static void shake_hands(struct upstream *u);
 
 static ev_tstamp now(const struct upstream *u)
 {
@@ -117,7 +118,7 @@ size_t upstream_tidy(struct upstream *u)
 
 /* --- states --- */
 
-static void set_state(struct upstream *u, enum upstream_state state)
+void upstream_set_state(struct upstream *u, enum upstream_state state)
 {
 	struct ev_loop *loop = u->owner->loop;
 
@@ -200,7 +201,7 @@ void upstream_give_up(struct upstream *u, const char *why)
 	forget_connection(u);
 	u->failures++;
 	u->retry_at = now(u) + (wait < BACKOFF_MAX_S ? wait : BACKOFF_MAX_S);
-	set_state(u, UPSTREAM_DOWN);
+	upstream_set_state(u, UPSTREAM_DOWN);
 	if (u->owner->gone)
 		u->owner->gone(u->owner->ctx, u);
 	fail_all(u);
@@ -211,7 +212,7 @@ void upstream_close(struct upstream *u)
 {
 	snprintf(u->why, sizeof u->why, "%s %s was closed", side_name(u->side), u->name);
 	forget_connection(u);
-	set_state(u, UPSTREAM_IDLE);
+	upstream_set_state(u, UPSTREAM_IDLE);
 	fail_all(u);
 }
 
@@ -247,192 +248,7 @@ void upstream_open(struct upstream *u)
 	ev_io_set(&u->reader, u->fd, EV_READ);
 	ev_io_set(&u->writer, u->fd, EV_WRITE);
 	ev_io_start(u->owner->loop, &u->writer);
-	set_state(u, UPSTREAM_CONNECTING);
-}
-
-/* --- the watch --- */
-
-static void on_watched(void *arg, const struct reply *r)
-{
-	struct upstream *u = arg;
-
-	if (!r->p || r->p[0] != '-')
-		return;
-	u->watching = false;
-	log_warning("%s %s refuses CLIENT TRACKING (%.*s): writes that bypass the proxy are not seen", side_name(u->side), u->name,
-		    (int)r->n - 3, r->p + 1);
-}
-
-void upstream_watch(struct upstream *u, bool on)
-{
-	static const char start[] = "*5\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n$6\r\nNOLOOP\r\n";
-	static const char stop[] = "*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$3\r\nOFF\r\n";
-
-	u->watch = on;
-	if (u->state != UPSTREAM_UP || u->watching == on)
-		return; /* connecting: the greeting looks at `watch`, arrive() once more */
-	u->watching = on;
-	if (on)
-		upstream_send(u, UPSTREAM_ANY_DB, start, sizeof start - 1, NULL, 1, on_watched, u);
-	else
-		upstream_send(u, UPSTREAM_ANY_DB, stop, sizeof stop - 1, NULL, 1, on_watched, u);
-}
-
-/* --- greeting: HELLO, then who the server is, then the predecessor is made sure to be gone, then the watch --- */
-
-static bool write_now(struct upstream *u, sds bytes)
-{
-	struct iovec all = { bytes, sdslen(bytes) };
-	ssize_t n = transport_writev(u->fd, u->tls, &all, 1);
-	bool ok = n == (ssize_t)sdslen(bytes); /* a fresh socket takes a greeting whole */
-
-	sdsfree(bytes);
-	return ok;
-}
-
-static void greet(struct upstream *u)
-{
-	const char *user = u->owner->user(u->owner->ctx, u->side), *password = u->owner->password(u->owner->ctx, u->side);
-	sds s = sdsempty();
-
-	if (password)
-		s = resp_cat_words(s, "HELLO", "3", "AUTH", user ? user : "default", password, "SETNAME", u->owner->client_name, NULL);
-	else
-		s = resp_cat_words(s, "HELLO", "3", "SETNAME", u->owner->client_name, NULL);
-	if (!u->owner->bare) {
-		s = resp_cat_words(s, "CLIENT", "ID", NULL);
-		s = resp_cat_words(s, "INFO", "server", NULL);
-	}
-	u->greeting_left = u->owner->bare ? 1 : 3;
-	u->round = 1;
-	set_state(u, UPSTREAM_GREETING);
-	ev_io_start(u->owner->loop, &u->reader);
-	if (!write_now(u, s))
-		upstream_give_up(u, "the greeting could not be written");
-}
-
-/* Before the greeting; the deadline is that of connecting. */
-static void shake_hands(struct upstream *u)
-{
-	switch (tls_handshake(u->tls)) {
-	case TLS_AGAIN:
-		ev_io_start(u->owner->loop, &u->reader);
-		if (tls_read_wants_write(u->tls))
-			ev_io_start(u->owner->loop, &u->writer);
-		return;
-	case TLS_DONE:
-		greet(u);
-		return;
-	case TLS_FAILED:
-		upstream_give_up(u, tls_why(u->tls));
-		return;
-	}
-}
-
-/* The third round ends what the second one found; the watch is last. */
-static void greet_last(struct upstream *u, sds s)
-{
-	u->round = 3;
-	if (u->watch) {
-		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "NOLOOP", u->owner->by_key ? NULL : "BCAST", NULL);
-		u->greeting_left++;
-		u->watching = true;
-	}
-	if (!sdslen(s))
-		sdsfree(s);
-	else if (!write_now(u, s))
-		upstream_give_up(u, "the greeting could not be written");
-}
-
-/* Commands of the predecessor, or of a process that was killed, must not arrive any more (race 7). */
-static void greet_more(struct upstream *u)
-{
-	sds s = sdsempty();
-	char id[24];
-
-	u->round = 2;
-	if (u->zombie_id && strcmp(u->zombie_run_id, u->run_id) == 0) {
-		snprintf(id, sizeof id, "%lld", (long long)u->zombie_id);
-		s = resp_cat_words(s, "CLIENT", "KILL", "ID", id, NULL);
-		u->greeting_left++;
-	}
-	if (u->orphans && strcmp(u->orphans_run_id, u->run_id) == 0) {
-		s = sdscatsds(s, u->orphans);
-		u->greeting_left += u->norphans;
-	}
-	if (!u->owner->formers || u->formers_gone) {
-		greet_last(u, s);
-		return;
-	}
-	s = resp_cat_words(s, "CLIENT", "LIST", NULL);
-	u->greeting_left++;
-	if (!write_now(u, s))
-		upstream_give_up(u, "the greeting could not be written");
-}
-
-static void arrive(struct upstream *u)
-{
-	u->failures = 0;
-	u->zombie_id = 0;
-	upstream_orphans_ended(u);
-	u->formers_gone = true;
-	u->progress = now(u);
-	set_state(u, UPSTREAM_UP);
-	upstream_watch(u, u->watch);
-	u->owner->up(u->owner->ctx, u);
-	if (!outq_empty(&u->out))
-		upstream_flush(u);
-}
-
-static void take_run_id(struct upstream *u, struct slice info)
-{
-	const char *at = memmem(info.p, info.n, "run_id:", 7);
-
-	u->run_id[0] = '\0';
-	if (at && (size_t)(info.p + info.n - at) >= 47)
-		snprintf(u->run_id, sizeof u->run_id, "%.40s", at + 7);
-}
-
-/* The second round may be refused by what the service account is allowed: that is told, and clients are served. */
-static void greeting_refused(struct upstream *u, struct slice r)
-{
-	if (u->watching && u->greeting_left == 1)
-		on_watched(u, &(struct reply){ .p = r.p, .n = r.n });
-	else
-		log_limited(LOG_WARNING, "%s %s refuses CLIENT KILL or LIST (%.*s): commands of a connection that was lost may still arrive", side_name(u->side),
-			    u->name, (int)r.n - 3, r.p + 1);
-}
-
-static bool greeting_reply(struct upstream *u, struct slice r)
-{
-	struct resp_item item = { 0 };
-
-	resp_item(r.p, r.p + r.n, &item);
-	if (item.type == '-' && u->round > 1) {
-		greeting_refused(u, r);
-	} else if (item.type == '-') {
-		char why[256];
-		snprintf(why, sizeof why, "%.*s", (int)(item.text.n < 200 ? item.text.n : 200), item.text.p);
-		upstream_give_up(u, why);
-		return false;
-	}
-	u->greeting_left--;
-	if (u->round == 1 && item.type == ':')
-		u->client_id = item.n;
-	if (u->round == 1 && u->greeting_left == 0 && !u->owner->bare) {
-		take_run_id(u, item.text);
-		greet_more(u);
-	} else if (u->round == 2 && u->greeting_left == 0) {
-		sds kills = sdsempty();
-		if (item.type != '-')
-			u->greeting_left = u->owner->formers(u->owner->ctx, item.text, &kills);
-		greet_last(u, kills);
-	}
-	if (u->state != UPSTREAM_GREETING)
-		return false;
-	if (u->greeting_left == 0)
-		arrive(u);
-	return u->state == UPSTREAM_UP || u->state == UPSTREAM_GREETING;
+	upstream_set_state(u, UPSTREAM_CONNECTING);
 }
 
 /* --- reading --- */
@@ -451,13 +267,26 @@ static void sample(struct upstream *u, uint64_t start)
 	atomic_store_explicit(&l->requests, atomic_load_explicit(&l->requests, memory_order_relaxed) + 1, memory_order_release);
 }
 
+/* Many wait, so many answers come at once. */
+static void look_ahead(const struct upstream *u)
+{
+	const struct await *a;
+
+	if (u->fifo_n <= AHEAD || !u->owner->ahead)
+		return;
+	a = upstream_awaits(u, AHEAD);
+	u->owner->ahead(u->owner->ctx, a->fn, a->arg);
+	a = upstream_awaits(u, AHEAD_SOON);
+	u->owner->ahead_soon(u->owner->ctx, a->fn, a->arg);
+}
+
 /* One complete reply stands at in_off. False: the connection is gone. */
 static bool dispatch(struct upstream *u, const char *p, size_t n)
 {
 	if (u->parser.type == '>' && !u->owner->pushed(u->owner->ctx, u, slice(p, n)))
 		return true;
 	if (u->state == UPSTREAM_GREETING)
-		return greeting_reply(u, slice(p, n));
+		return upstream_greeting_reply(u, slice(p, n));
 	if (!u->fifo_n) {
 		upstream_give_up(u, "it sent a reply that nobody asked for");
 		return false;
@@ -467,6 +296,7 @@ static bool dispatch(struct upstream *u, const char *p, size_t n)
 	reply_fn *fn = a->fn;
 	void *arg = a->arg;
 	sample(u, a->start);
+	look_ahead(u);
 	if (--a->replies == 0)
 		fifo_pop(u);
 	fn(arg, &r);
@@ -639,7 +469,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 	(void)loop;
 	(void)revents;
 	if (u->state == UPSTREAM_CONNECTING) {
-		shake_hands(u);
+		upstream_shake_hands(u);
 		return;
 	}
 	if (u->rest && (u->stopped || !read_large(u)))
@@ -680,7 +510,7 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 		return;
 	}
 	if (u->tls) {
-		shake_hands(u);
+		upstream_shake_hands(u);
 		return;
 	}
 	getsockopt(u->fd, SOL_SOCKET, SO_ERROR, &error, &len);
@@ -688,9 +518,9 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 		upstream_give_up(u, strerror(error));
 	} else if (u->owner->tls[u->side]) {
 		u->tls = tls_connect(u->owner->tls[u->side], u->fd, u->name);
-		shake_hands(u);
+		upstream_shake_hands(u);
 	} else {
-		greet(u);
+		upstream_greet(u);
 	}
 }
 

@@ -7,6 +7,7 @@
 
 #include "backfill/fault.h"
 #include "backfill/own_keys.h"
+#include "proxy/ahead.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
 #include "proxy/bulk.h"
@@ -41,6 +42,7 @@ struct req *req_new(struct worker *w)
 		w->req_pool = r->next;
 		if (--w->reqs_pooled < w->reqs_least)
 			w->reqs_least = w->reqs_pooled;
+		ahead_of(r->next, sizeof *r); /* the next one's turn comes soon */
 	} else {
 		if (!(r = malloc(sizeof *r)))
 			abort();
@@ -118,7 +120,7 @@ void worker_submit(struct worker *w, struct req *r)
 
 	r->worker = owner;
 	if (owner == w)
-		engine_submit(w->engine, r);
+		batch_submit(w, r);
 	else
 		mailbox_post(w->fleet->mail, owner->id, w->id, arrived_at_owner, r);
 }
@@ -698,7 +700,7 @@ void worker_init(struct worker *w)
 	w->owner = (struct upstream_owner){
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
-		.flush_soon = owner_flush_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
+		.flush_soon = owner_flush_soon, .ahead = batch_ahead, .ahead_soon = batch_ahead_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
 		.large_least = STREAM_LEAST, .large = stream_begins, .piece = stream_piece, .large_over = stream_over,
 		.latency = w->stats->latency,
 	};

@@ -10,6 +10,7 @@
 #include "proxy/acl_log.h"
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
+#include "proxy/batch.h"
 #include "proxy/gather.h"
 #include "proxy/known.h"
 #include "proxy/mailbox.h"
@@ -87,6 +88,7 @@ struct worker {
 	struct req *req_pool, *reqs_made;
 	unsigned reqs_pooled, reqs_least; /* least: that were free at one time since the last look of tidy.c */
 	uint64_t tickets;            /* given to blocking commands */
+	struct batch batch;          /* of the client whose input is looked at */
 
 	/* watches */
 	struct watch *watches;       /* made by clients of this worker */

@@ -266,4 +266,10 @@ static inline uint32_t command_first_key(const struct command *c)
 	       !(c->specs[0].flags & KEY_NOT_KEY) ? (uint32_t)c->specs[0].begin_pos : 0;
 }
 
+/* The same, if it is certain that there is no other key. */
+static inline uint32_t command_sole_key(const struct command *c)
+{
+	return c->nspecs == 1 && c->specs[0].a == 0 ? command_first_key(c) : 0;
+}
+
 #endif

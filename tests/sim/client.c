@@ -160,7 +160,8 @@ void client_submit(struct world *w, struct req *r)
 {
 	r->next = w->reqs;
 	w->reqs = r;
-	w->submitted++;
+	if (w->submitted++ % 2) /* of a batch, or alone */
+		engine_ahead(w->engine, r);
 	engine_submit(w->engine, r);
 }
 
@@ -174,8 +175,13 @@ static void submit(struct world *w, sds s, int key)
 	struct slice word = resp_request_arg(&p, s, 0);
 	snprintf(name, sizeof name, "%.*s", (int)word.n, word.p);
 	struct wide *wide = wide_of(command_find(word), &p, s);
+	uint32_t sole = command_sole_key(command_find(word)), argc = p.argc;
+	struct slice sole_key = resp_request_arg(&p, s, sole);
+	size_t at = (size_t)(sole_key.p - s);
 	resp_request_release(&p);
 	struct req *r = client_req(w, s, name, key);
+	if (sole)
+		req_has_key(r, slice(r->bytes + at, sole_key.n), argc);
 	r->wide = wide;
 	r->from = 1 + w->submitted % ORDERED; /* without knots (knot.h): what the engine does alone */
 	r->part = (uint32_t)w->submitted;
