@@ -2,8 +2,8 @@
 
 #include <assert.h>
 
-#include "proxy/ahead.h"
 #include "proxy/client.h"
+#include "proxy/lines.h"
 
 static void ahead_of_routes(const struct worker *w, unsigned slot)
 {

@@ -1,5 +1,5 @@
 /* batch.h - the requests of one read on their way to this worker's own engine: they go together, in their order, so that what the engine will look at can be fetched while those behind are parsed
- * (ahead.h). Only plain ones wait; before anything else is submitted they are. Nothing is in it but while a client's input is looked at. Thread: the worker's. */
+ * (lines.h). Only plain ones wait; before anything else is submitted they are. Nothing is in it but while a client's input is looked at. Thread: the worker's. */
 #ifndef CROSSFADE_BATCH_H
 #define CROSSFADE_BATCH_H
 

@@ -3,11 +3,11 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "proxy/ahead.h"
 #include "proxy/alone.h"
 #include "proxy/blocking.h"
 #include "proxy/client.h"
 #include "proxy/knot.h"
+#include "proxy/lines.h"
 #include "proxy/local.h"
 #include "proxy/log.h"
 #include "proxy/monitor.h"

@@ -23,7 +23,7 @@ struct effect_call {
 	uint32_t argc;
 	const struct slice *argv;
 	int64_t now_ms; /* the authority's clock */
-	uint8_t authority, follower; /* SERVER_* bit of the oldest server of that side; 0: not known, then it is taken to know every command */
+	uint8_t authority, follower; /* SERVER_* bit of the oldest server of that side; 0: not known, then it is taken to know every command. effect_canonical: the authority's, else the follower's */
 	struct slice probe; /* effect_of: the authority's reply to effect_probe()'s command; empty: it was not asked */
 };
 

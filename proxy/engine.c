@@ -571,6 +571,20 @@ static void holds_turn(struct engine *e, struct slot_wait *w, int64_t now)
 	}
 }
 
+static void tell_lag(struct engine *e)
+{
+	int64_t us = 0;
+
+	if (e->queued && !e->acked_us)
+		return; /* as it was */
+	if (e->queued) {
+		us = e->io.coarse_us(e->io.ctx) - e->acked_us;
+		us = us > 0 ? us : 1; /* 0 is said of an empty queue */
+	}
+	atomic_store_explicit(&e->stats->lag_us, us, memory_order_relaxed);
+	e->acked_us = 0;
+}
+
 void engine_turn(struct engine *e)
 {
 	bool busy = engine_wants_turns(e), was_busy = e->was_busy;
@@ -602,8 +616,7 @@ void engine_turn(struct engine *e)
 	atomic_store_explicit(&e->stats->dirty_keys, dirty_count(&e->dirty), memory_order_relaxed);
 	atomic_store_explicit(&e->stats->dirty_slots, e->dirty_slots, memory_order_relaxed);
 	atomic_store_explicit(&e->stats->dirty_age_us, dirty_age_us(&e->dirty, now), memory_order_relaxed);
-	if (!e->queued)
-		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
+	tell_lag(e);
 }
 
 void engine_hold(struct engine *e, uint16_t slot, unsigned max_ms)

@@ -77,7 +77,7 @@ struct engine *engine_new(const struct engine_io *io, const struct engine_option
 void engine_free(struct engine *e);
 
 struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
-/* This request will be submitted soon; these answers will come soon, the second one sooner: what the engine will look at is fetched meanwhile (ahead.h). */
+/* This request will be submitted soon; these answers will come soon, the second one sooner: what the engine will look at is fetched meanwhile (lines.h). */
 void engine_ahead(struct engine *e, struct req *r);
 void engine_ahead_answer(reply_fn *fn, void *arg);
 unsigned engine_ahead_soon(reply_fn *fn, void *arg); /* its slot; SLOTS: it is nothing of the kind */

@@ -5,7 +5,6 @@
 #define CROSSFADE_ENGINE_INTERNAL_H
 
 #include "backfill/fault.h"
-#include "proxy/ahead.h"
 #include "proxy/changes.h"
 #include "proxy/derived.h"
 #include "proxy/dirty.h"
@@ -13,6 +12,7 @@
 #include "proxy/engine.h"
 #include "proxy/keyhash.h"
 #include "proxy/known.h"
+#include "proxy/lines.h"
 #include "proxy/park.h"
 #include "resp/parse.h"
 
@@ -215,6 +215,7 @@ struct engine {
 	struct mwrite *pool;
 	size_t pooled, pooled_least; /* in the pool; since engine_tidy() never fewer */
 	size_t queued_bytes, queued, dirty_slots;
+	int64_t acked_us;        /* when the effect was sent that was acknowledged last in this turn; 0: none was */
 	unsigned unwatched;      /* slots */
 	unsigned repairs;        /* asked and not yet answered */
 	unsigned glances, glance_misses; /* on their way; in a row that found a key */
@@ -393,6 +394,7 @@ bool engine_reply_is_error(const struct reply *r);
 enum verdict { SEND, DROP, SNAPSHOT }; /* the effect goes; a copy to come has it; the written keys are copied */
 void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc); /* of the words in e->argv */
 struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32_t argc);
+bool mirror_canonical(struct engine *e, const struct mwrite *mw, uint32_t argc, sds *out, const struct command **cmd); /* effect_canonical, of the words in e->argv */
 bool mirror_may_set_expiry(const struct command *cmd, uint32_t argc);
 uint8_t mirror_checks_needed(struct engine *e, const struct mwrite *mw);
 sds mirror_cat_check(sds s, const struct wkey *k);

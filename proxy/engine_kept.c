@@ -19,9 +19,19 @@ struct mwrite *mirror_new(struct engine *e)
 	} else if (!(mw = aligned_alloc(CACHE_LINE, (sizeof *mw + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE))) {
 		abort();
 	}
-	memset(mw, 0, MWRITE_ZEROED);
+	clear_lines(mw, MWRITE_ZEROED);
 	mw->engine = e;
 	return mw;
+}
+
+static void free_words(struct mwrite *mw)
+{
+	if (!mw->effect.block && !mw->probe_reply)
+		return;
+	sdsfree(mw->effect.block);
+	mw->effect.block = NULL;
+	sdsfree(mw->probe_reply);
+	mw->probe_reply = NULL;
 }
 
 void mirror_free(struct mwrite *mw)
@@ -36,8 +46,7 @@ void mirror_free(struct mwrite *mw)
 	if (mw->keys != mw->inline_keys)
 		free(mw->keys);
 	block_unref(mw->reply_block);
-	sdsfree(mw->probe_reply);
-	sdsfree(mw->effect.block);
+	free_words(mw);
 	multi_release(mw->multi);
 	mw->next = e->pool;
 	e->pool = mw;
@@ -101,10 +110,7 @@ static void names_alone(struct mwrite *mw)
 
 void kept_trim(struct mwrite *mw, bool alone)
 {
-	sdsfree(mw->effect.block);
-	mw->effect.block = NULL;
-	sdsfree(mw->probe_reply);
-	mw->probe_reply = NULL;
+	free_words(mw);
 	block_unref(mw->reply_block);
 	mw->reply_block = NULL;
 	mw->reply = mw->bytes = NULL;

@@ -71,7 +71,15 @@ static uint8_t generation_of(struct engine *e, enum side side)
 struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32_t argc)
 {
 	return (struct effect_call){ .cmd = mw->cmd, .argc = argc, .argv = e->argv,
-		.now_ms = mw->sent_ms, .authority = generation_of(e, slot_authority(e, mw->slot)), .follower = generation_of(e, slot_follower(e, mw->slot)) };
+		.now_ms = mw->sent_ms, .follower = generation_of(e, slot_follower(e, mw->slot)) };
+}
+
+bool mirror_canonical(struct engine *e, const struct mwrite *mw, uint32_t argc, sds *out, const struct command **cmd)
+{
+	struct effect_call call = mirror_call(e, mw, argc);
+
+	call.authority = generation_of(e, slot_authority(e, mw->slot));
+	return effect_canonical(&call, out, cmd);
 }
 
 /* By the number of words, so that a plain SET needs no second look. */
@@ -85,9 +93,8 @@ static uint32_t canonicalise(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
 	if (mw->cmd->canonical == CANON_NONE || !mirror_may_set_expiry(mw->cmd, argc))
 		return argc;
-	struct effect_call call = mirror_call(e, mw, argc);
 	sds out = sdsempty();
-	if (effect_canonical(&call, &out, &mw->cmd)) {
+	if (mirror_canonical(e, mw, argc, &out, &mw->cmd)) {
 		block_unref(mw->block);
 		mw->block = block_copy(out, sdslen(out));
 		mw->bytes = mw->block->data;
@@ -393,21 +400,10 @@ static void judge(struct engine *e, struct mwrite *mw, const struct reply *r)
 	}
 }
 
-/* Never 0, which is said of an empty queue. */
-static int64_t lag_of(struct engine *e, const struct mwrite *mw)
-{
-	int64_t us = e->io.coarse_us(e->io.ctx) - mw->sent_us;
-
-	return us > 0 ? us : 1;
-}
-
 static void acknowledged(struct engine *e, struct mwrite *mw)
 {
 	follower_acked(e, mw->slot, mw->queued);
-	if (!e->queued)
-		atomic_store_explicit(&e->stats->lag_us, 0, memory_order_relaxed);
-	else
-		atomic_store_explicit(&e->stats->lag_us, lag_of(e, mw), memory_order_relaxed);
+	e->acked_us = mw->sent_us;
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct wkey *k = &mw->keys[i];
 		if (!k->writes)

@@ -89,10 +89,9 @@ static sds canonical(struct engine *e, struct mwrite *mw, const struct req *r)
 			continue;
 		struct block_call *c = &mw->multi->calls[n++];
 		struct mwrite part = { .engine = e, .cmd = q->cmd, .slot = mw->slot, .db = mw->db, .sent_ms = mw->sent_ms };
-		struct effect_call call = mirror_call(e, &part, engine_words(e, r->bytes + q->at, q->len));
 		c->cmd = q->cmd;
 		c->at = sdslen(out);
-		if (q->cmd->canonical == CANON_NONE || !effect_canonical(&call, &out, &c->cmd))
+		if (q->cmd->canonical == CANON_NONE || !mirror_canonical(e, &part, engine_words(e, r->bytes + q->at, q->len), &out, &c->cmd))
 			out = sdscatlen(out, r->bytes + q->at, q->len);
 		c->len = sdslen(out) - c->at;
 	}

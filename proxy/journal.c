@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "proxy/ahead.h"
+#include "proxy/lines.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>

@@ -9,11 +9,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "proxy/ahead.h"
+#include "proxy/lines.h"
 
 #define RING_SIZE 4096 /* entries; a power of two */
 #define AGAIN_S 0.001
-#define AHEAD 4 /* letters: what they are about is in another core's cache (ahead.h) */
+#define AHEAD 4 /* letters: what they are about is in another core's cache (lines.h) */
 #define AHEAD_BYTES 256 /* of a request what all look at */
 
 struct mail {

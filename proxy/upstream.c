@@ -358,7 +358,8 @@ static bool large_begins(struct upstream *u)
 	return true;
 }
 
-static bool parse(struct upstream *u)
+/* What is there, as far as it is whole. An answer may close the connection: then false, and `in` is gone. */
+static bool parse_each(struct upstream *u)
 {
 	while (u->in_off < u->in->used) {
 		const char *p = u->in->data + u->in_off;
@@ -370,14 +371,22 @@ static bool parse(struct upstream *u)
 			return false;
 		}
 		size_t n = u->parser.used;
-		struct block *keep = block_ref(u->in); /* the answer may close the connection */
 		u->in_off += n;
-		bool goes_on = dispatch(u, p, n);
-		block_unref(keep);
-		if (!goes_on)
+		if (!dispatch(u, p, n))
 			return false;
 		resp_reply_reset(&u->parser);
 	}
+	return true;
+}
+
+static bool parse(struct upstream *u)
+{
+	struct block *keep = block_ref(u->in);
+	bool goes_on = parse_each(u);
+
+	block_unref(keep);
+	if (!goes_on)
+		return false;
 	if (u->in_off == u->in->used) {
 		if (!block_is_sole(u->in)) {
 			block_unref(u->in);

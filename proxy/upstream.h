@@ -57,7 +57,7 @@ struct upstream_owner { /* the worker */
 	struct tls_context *tls[SIDES]; /* NULL: plain */
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
 	void (*ahead)(void *ctx, reply_fn *fn, void *arg);            /* NULL, or told of some answers that will come soon, */
-	void (*ahead_soon)(void *ctx, reply_fn *fn, void *arg);       /* …and sooner: ahead.h */
+	void (*ahead_soon)(void *ctx, reply_fn *fn, void *arg);       /* …and sooner: lines.h */
 	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
 	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */
 	void (*wrote)(void *ctx, struct upstream *u);                 /* NULL, or called behind each */

@@ -7,7 +7,6 @@
 
 #include "backfill/fault.h"
 #include "backfill/own_keys.h"
-#include "proxy/ahead.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
 #include "proxy/bulk.h"
@@ -15,6 +14,7 @@
 #include "proxy/cut.h"
 #include "proxy/handover_client.h"
 #include "proxy/journals.h"
+#include "proxy/lines.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
 #include "proxy/monitor.h"
@@ -52,7 +52,7 @@ struct req *req_new(struct worker *w)
 			r->made_next->made_at = &r->made_next;
 		w->reqs_made = r;
 	}
-	memset((char *)r + REQ_KEPT, 0, sizeof *r - REQ_KEPT);
+	clear_lines((char *)r + REQ_KEPT, sizeof *r - REQ_KEPT);
 	r->home = (uint16_t)w->id;
 	r->ask_node = NODE_NONE;
 	return r;

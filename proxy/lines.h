@@ -1,0 +1,25 @@
+/* lines.h - cache lines, where there are many and they come at random: slots, stripes, requests under way. A line that nobody asked for before it is needed costs 20 to 130 ns, of the
+ * microsecond that a pipelined request takes. Any thread. */
+#ifndef CROSSFADE_LINES_H
+#define CROSSFADE_LINES_H
+
+#include <stddef.h>
+#include <string.h>
+
+#define CACHE_LINE 64
+
+/* What will be looked at soon is fetched while something else is done. A hint: what is named is not touched, need not be there, and nothing else changes. */
+static inline void ahead_of(const void *p, size_t n)
+{
+	for (size_t i = 0; i < n; i += CACHE_LINE)
+		__builtin_prefetch((const char *)p + i);
+}
+
+/* Of a size that the compiler is not told: it would take `rep stos`, whose start costs more than some lines do. */
+static inline void clear_lines(void *p, size_t n)
+{
+	__asm__("" : "+r"(n));
+	memset(p, 0, n);
+}
+
+#endif
