@@ -5,9 +5,10 @@
 
 #include <stdbool.h>
 
-#include "proxy/req.h"
-
 #define BATCH_MAX 32
+
+struct req;
+struct worker;
 
 struct batch {
 	struct req *req[BATCH_MAX];
@@ -18,9 +19,5 @@ struct batch {
 void batch_open(struct worker *w);
 void batch_close(struct worker *w);
 void batch_submit(struct worker *w, struct req *r); /* of a slot of this worker */
-
-/* The same of answers, which come in a row, too: upstream_owner's ahead and ahead_soon. */
-void batch_ahead(void *ctx, reply_fn *fn, void *arg);
-void batch_ahead_soon(void *ctx, reply_fn *fn, void *arg);
 
 #endif

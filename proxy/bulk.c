@@ -106,12 +106,12 @@ static const struct command *passable(struct worker *w, const struct client *c)
 
 	if (p->multibulk <= 0 || !words_of(w, p, c->in->data + c->in_off) || !(cmd = command_find(w->argv[0])))
 		return NULL;
-	key = command_first_key(cmd);
+	key = command_sole_key(cmd);
 	if (cmd->policy != POLICY_FORWARD || cmd->flags & (CMD_CONTAINER | CMD_SCRIPT | CMD_BODY | CMD_SHA | CMD_UNLOADS) || !(cmd->flags & CMD_WRITE))
 		return NULL;
 	if (cmd->shape != SHAPE_GENERIC || cmd->keys >= KEYS_COPY || !command_arity_ok(cmd, p->argc + (uint32_t)p->multibulk))
 		return NULL;
-	return cmd->nspecs == 1 && cmd->specs[0].a == 0 && key && key < p->argc ? cmd : NULL;
+	return key && key < p->argc ? cmd : NULL;
 }
 
 /* --- a bulk's life --- */

@@ -276,7 +276,7 @@ static void route(struct worker *w, struct client *c, const struct resp_request 
 	struct req *r;
 
 	if (slot >= 0 && slot < SLOTS)
-		ahead_of(&w->fleet->owner[slot], 1);
+		fetch_lines(&w->fleet->owner[slot], 1);
 	if (slot == -1)
 		usage_cross_slot(w->stats->usage, cmd);
 	if (slot == -1 && cmd->policy == POLICY_SPLIT) {

@@ -23,7 +23,7 @@ struct effect_call {
 	uint32_t argc;
 	const struct slice *argv;
 	int64_t now_ms; /* the authority's clock */
-	uint8_t authority, follower; /* SERVER_* bit of the oldest server of that side; 0: not known, then it is taken to know every command. effect_canonical: the authority's, else the follower's */
+	uint8_t authority, follower; /* SERVER_* bit of the oldest server of that side; 0: not known, then it is taken to know every command. effect_canonical looks at `authority` alone, the others at `follower` */
 	struct slice probe; /* effect_of: the authority's reply to effect_probe()'s command; empty: it was not asked */
 };
 
@@ -36,7 +36,7 @@ bool effect_canonical(const struct effect_call *call, sds *out, const struct com
 bool effect_probe(const struct effect_call *call, sds *out);
 bool effect_may_probe(const struct command *cmd); /* false: effect_probe() will say no, whatever the words are */
 
-/* Of a plain call no effect depends on the time, nor on its words but for how many they are: effect_of() may be given no argv and no now_ms. A plain SET, DEL, LPUSH …
+/* Of a plain call no effect depends on the time, nor on its words but for how many they are: effect_of() and effect_traits() may be given no argv and no now_ms. A plain SET, DEL, LPUSH …
  * effect_spread() looks at the words all the same, but not at the time. */
 bool effect_is_plain(const struct command *cmd, uint32_t argc);
 

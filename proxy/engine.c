@@ -236,15 +236,15 @@ static void submit_in_line(struct engine *e, struct req *r)
 		engine_begin(e, r);
 }
 
-void engine_ahead(struct engine *e, struct req *r)
+void engine_fetch(struct engine *e, struct req *r)
 {
-	ahead_of(&e->slots[r->slot], 1);
-	ahead_of(&e->authority[r->slot], 1);
+	fetch_lines(&e->slots[r->slot], 1);
+	fetch_lines(&e->authority[r->slot], 1);
 	if (!e->mirroring || !r->write || !r->key_n)
 		return;
 	r->hash = keyhash_of(r->db, req_key(r));
 	r->hashed = true;
-	ahead_of(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
+	fetch_lines(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
 }
 
 void engine_submit(struct engine *e, struct req *r)
@@ -523,28 +523,28 @@ static void on_reply(void *arg, const struct reply *reply)
 }
 
 /* Nothing of it may be looked at yet. */
-void engine_ahead_answer(reply_fn *fn, void *arg)
+void engine_fetch_far(reply_fn *fn, void *arg)
 {
 	if (fn == on_reply)
-		ahead_of(arg, offsetof(struct req, key_at));
+		fetch_lines(arg, offsetof(struct req, key_at));
 	else
-		mirror_ahead_answer(fn, arg);
+		mirror_fetch_far(fn, arg);
 }
 
-unsigned engine_ahead_soon(reply_fn *fn, void *arg)
+unsigned engine_fetch_near(reply_fn *fn, void *arg)
 {
 	const struct req *r = arg;
 	const struct engine *e;
 
 	if (fn != on_reply)
-		return mirror_ahead_soon(fn, arg);
+		return mirror_fetch_near(fn, arg);
 	e = r->engine;
-	ahead_of(&e->slots[r->slot], 1);
+	fetch_lines(&e->slots[r->slot], 1);
 	if (r->mw) {
-		ahead_of(r->mw, MWRITE_ZEROED + sizeof(struct wkey));
-		ahead_of(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE);
+		fetch_lines(r->mw, MWRITE_ZEROED + sizeof(struct wkey));
+		fetch_lines(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE);
 		if (r->hashed)
-			ahead_of(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
+			fetch_lines(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
 	}
 	return r->slot;
 }
@@ -593,8 +593,10 @@ void engine_turn(struct engine *e)
 	if (!park_is_empty(&e->park))
 		park_turn(e);
 	e->was_busy = busy;
-	if (!busy && !was_busy) /* once more after the last thing ended: the counters say so then */
+	if (!busy && !was_busy) { /* once more after the last thing ended: the counters say so then */
+		e->acked_us = 0;
 		return;
+	}
 	int64_t now = e->io.now_us(e->io.ctx);
 	for (w = e->waits; w; w = next) {
 		next = w->next;

@@ -77,10 +77,11 @@ struct engine *engine_new(const struct engine_io *io, const struct engine_option
 void engine_free(struct engine *e);
 
 struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
-/* This request will be submitted soon; these answers will come soon, the second one sooner: what the engine will look at is fetched meanwhile (lines.h). */
-void engine_ahead(struct engine *e, struct req *r);
-void engine_ahead_answer(reply_fn *fn, void *arg);
-unsigned engine_ahead_soon(reply_fn *fn, void *arg); /* its slot; SLOTS: it is nothing of the kind */
+/* What the engine will look at is fetched (lines.h): of a request that will be submitted soon, whose only key is hashed, too, so that it must not change any more; of an answer that is the next
+ * but some, of which nothing may be looked at yet; and then of what that has told, when it is the next but few. */
+void engine_fetch(struct engine *e, struct req *r);
+void engine_fetch_far(reply_fn *fn, void *arg);
+unsigned engine_fetch_near(reply_fn *fn, void *arg); /* its slot; SLOTS: it is nothing of the kind */
 void engine_submit(struct engine *e, struct req *r); /* r->waits: it is parked until it has something, its time is over, or engine_unpark */
 /* Ends the waiting; what is under way for it just now comes first. NULL: as if its time were over. END, GONE: without a reply. False: it has been answered. */
 enum unpark { UNPARK_NOT, UNPARK_NULL, UNPARK_ERROR, UNPARK_END, UNPARK_GONE };

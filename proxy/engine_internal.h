@@ -330,7 +330,6 @@ int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc); /* 
 bool engine_reply_is_passing(const struct reply *r); /* an error about the state of a node: later it may be served */
 void engine_answer(struct engine *e, struct req *r);  /* engine_park.c */
 
-
 /* engine_park.c */
 void park_arrive(struct engine *e, struct req *r);
 void park_touched(struct engine *e, const struct req *r); /* a write of ours is on its way */
@@ -403,8 +402,8 @@ void mirror_before_send(struct engine *e, struct mwrite *mw);
 void mirror_effect_send(struct engine *e, struct mwrite *mw);
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
 void mirror_release(struct mwrite *mw);
-void mirror_ahead_answer(reply_fn *fn, const void *arg); /* engine_ahead_answer, engine_ahead_soon of what is not a client's */
-unsigned mirror_ahead_soon(reply_fn *fn, const void *arg);
+void mirror_fetch_far(reply_fn *fn, const void *arg); /* engine_fetch_far, engine_fetch_near, of effects */
+unsigned mirror_fetch_near(reply_fn *fn, const void *arg);
 void mirror_discard(struct mwrite *mw); /* the engine ends */
 
 /* engine_changes.c */

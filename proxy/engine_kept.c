@@ -15,8 +15,8 @@ struct mwrite *mirror_new(struct engine *e)
 		e->pool = mw->next;
 		if (--e->pooled < e->pooled_least)
 			e->pooled_least = e->pooled;
-		ahead_of(e->pool, MWRITE_ZEROED); /* the next one's turn comes soon */
-	} else if (!(mw = aligned_alloc(CACHE_LINE, (sizeof *mw + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE))) {
+		fetch_lines(e->pool, MWRITE_ZEROED); /* the next one's turn comes soon */
+	} else if (!(mw = aligned_alloc(CACHE_LINE, LINES_OF(*mw)))) {
 		abort();
 	}
 	clear_lines(mw, MWRITE_ZEROED);

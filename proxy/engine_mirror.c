@@ -38,6 +38,12 @@ static void other_database(struct engine *e, struct mwrite *mw, uint32_t argc)
 	k->writes = true;
 }
 
+/* Of an only key home has told it, perhaps. */
+static keyhash hash_of(const struct mwrite *mw, struct slice key)
+{
+	return mw->nkeys == 1 && mw->req && mw->req->hashed ? mw->req->hash : keyhash_of(mw->db, key);
+}
+
 void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 {
 	int n = engine_keys(e, mw->cmd, argc);
@@ -48,7 +54,7 @@ void mirror_collect_keys(struct engine *e, struct mwrite *mw, uint32_t argc)
 		abort();
 	for (uint32_t i = 0; i < mw->nkeys; i++) {
 		struct slice key = e->argv[e->keys[i].index];
-		mw->keys[i] = (struct wkey){ .key = key, .hash = keyhash_of(mw->db, key),
+		mw->keys[i] = (struct wkey){ .key = key, .hash = hash_of(mw, key),
 			.db = mw->db, .slot = mw->nkeys == 1 ? mw->slot : slot_of(key), .writes = e->keys[i].flags & KEY_WRITES };
 	}
 	if (mw->cmd->keys >= KEYS_COPY)
@@ -76,9 +82,8 @@ struct effect_call mirror_call(struct engine *e, const struct mwrite *mw, uint32
 
 bool mirror_canonical(struct engine *e, const struct mwrite *mw, uint32_t argc, sds *out, const struct command **cmd)
 {
-	struct effect_call call = mirror_call(e, mw, argc);
+	struct effect_call call = { .cmd = mw->cmd, .argc = argc, .argv = e->argv, .now_ms = mw->sent_ms, .authority = generation_of(e, slot_authority(e, mw->slot)) };
 
-	call.authority = generation_of(e, slot_authority(e, mw->slot));
 	return effect_canonical(&call, out, cmd);
 }
 
@@ -142,7 +147,7 @@ static void prepare_plain(struct engine *e, struct mwrite *mw, const struct req 
 	mw->argc = r->argc;
 	mw->nkeys = 1;
 	mw->keys = mw->inline_keys;
-	mw->keys[0] = (struct wkey){ .key = key, .hash = r->hashed ? r->hash : keyhash_of(mw->db, key), .db = mw->db, .slot = mw->slot,
+	mw->keys[0] = (struct wkey){ .key = key, .hash = hash_of(mw, key), .db = mw->db, .slot = mw->slot,
 		.writes = mw->cmd->specs[0].flags & KEY_WRITES };
 	mw->traits = effect_traits(&call);
 	mw->checks = mirror_checks_needed(e, mw);
@@ -430,13 +435,13 @@ static void on_effect_reply(void *arg, const struct reply *r)
 		acknowledged(e, mw);
 }
 
-void mirror_ahead_answer(reply_fn *fn, const void *arg)
+void mirror_fetch_far(reply_fn *fn, const void *arg)
 {
 	if (fn == on_effect_reply)
-		ahead_of(arg, MWRITE_ZEROED + sizeof(struct wkey));
+		fetch_lines(arg, MWRITE_ZEROED + sizeof(struct wkey));
 }
 
-unsigned mirror_ahead_soon(reply_fn *fn, const void *arg)
+unsigned mirror_fetch_near(reply_fn *fn, const void *arg)
 {
 	const struct mwrite *mw = arg;
 	const struct engine *e;
@@ -444,11 +449,11 @@ unsigned mirror_ahead_soon(reply_fn *fn, const void *arg)
 	if (fn != on_effect_reply)
 		return SLOTS;
 	e = mw->engine;
-	ahead_of(&e->slots[mw->slot], 1);
+	fetch_lines(&e->slots[mw->slot], 1);
 	for (uint32_t i = 0; i < mw->nkeys && i < ENGINE_KEYS_INLINE; i++) {
-		ahead_of(&e->versions.stripe[stripe_of(mw->keys[i].hash.low64)], 1);
+		fetch_lines(&e->versions.stripe[stripe_of(mw->keys[i].hash.low64)], 1);
 		if (e->opt.journal)
-			journal_ahead(e->opt.journal, mw->keys[i].entry);
+			journal_fetch(e->opt.journal, mw->keys[i].entry);
 	}
 	return mw->slot;
 }

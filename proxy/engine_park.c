@@ -79,15 +79,10 @@ void engine_watch_lost(struct engine *e)
 		park_retry(e);
 }
 
-static bool has_one_key(const struct command *cmd)
-{
-	return command_first_key(cmd) && cmd->nspecs == 1 && cmd->specs[0].a == 0;
-}
-
 /* A group's own reads (KEY_GROUP) bring nobody anything. */
 void park_touched(struct engine *e, const struct req *r)
 {
-	if (park_is_empty(&e->park) || (!r->txn && has_one_key(r->cmd) && !e->park.in_slot[r->slot]))
+	if (park_is_empty(&e->park) || (!r->txn && command_sole_key(r->cmd) && !e->park.in_slot[r->slot]))
 		return;
 	if (r->txn) { /* its keys are many, and who is woken for nothing keeps its place */
 		park_wake_all(e);

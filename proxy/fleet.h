@@ -45,7 +45,7 @@ struct worker_stats {
 	_Atomic uint64_t effects;      /* sent to the follower so far */
 	_Atomic uint64_t queued;       /* effects not yet acknowledged */
 	_Atomic uint64_t queued_bytes;
-	_Atomic int64_t lag_us;        /* age of the oldest unacknowledged effect, 0 = none */
+	_Atomic int64_t lag_us;        /* age of the effect that was acknowledged last, once a turn; 0: none is on its way */
 	_Atomic uint64_t mismatches, snapshots, foreign; /* replies that differed; keys handed to copying; marks by bypassing writers */
 	_Atomic uint64_t strays;       /* keys that scripts wrote in other slots than those they declare (engine_strays.c) */
 	_Atomic uint64_t dirty_keys, dirty_slots;

@@ -241,14 +241,14 @@ journal_ref journal_add(struct journal *j, struct slice key, uint16_t db, uint16
 	atomic_store_explicit(&e->state, USED, memory_order_release);
 	touch(j);
 	if (j->nfree)
-		ahead_of(&j->entries[j->free[j->nfree - 1]], 1); /* the next one's turn comes soon */
+		fetch_lines(&j->entries[j->free[j->nfree - 1]], 1); /* the next one's turn comes soon */
 	return i + 1;
 }
 
-void journal_ahead(const struct journal *j, journal_ref ref)
+void journal_fetch(const struct journal *j, journal_ref ref)
 {
 	if (ref && ref != SLOT_REF)
-		ahead_of(&j->entries[ref - 1], 1);
+		fetch_lines(&j->entries[ref - 1], 1);
 }
 
 void journal_remove(struct journal *j, journal_ref ref, uint16_t slot)

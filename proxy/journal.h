@@ -39,7 +39,7 @@ struct journal *journal_new_in_memory(uint32_t entries);
 void journal_free(struct journal *j); /* the file stays */
 
 journal_ref journal_add(struct journal *j, struct slice key, uint16_t db, uint16_t slot);
-void journal_ahead(const struct journal *j, journal_ref ref); /* it will be removed soon (lines.h) */
+void journal_fetch(const struct journal *j, journal_ref ref); /* it will be removed soon (lines.h) */
 void journal_remove(struct journal *j, journal_ref ref, uint16_t slot);
 /* A dirty slot; idempotent. */
 void journal_slot(struct journal *j, uint16_t slot, bool dirty);

@@ -13,8 +13,8 @@
 
 #define RING_SIZE 4096 /* entries; a power of two */
 #define AGAIN_S 0.001
-#define AHEAD 4 /* letters: what they are about is in another core's cache (lines.h) */
-#define AHEAD_BYTES 256 /* of a request what all look at */
+#define FETCH_EARLY 4 /* letters: what they are about is in another core's cache (lines.h) */
+#define FETCH_BYTES 256 /* of a request what all look at */
 
 struct mail {
 	mail_fn *fn;
@@ -111,8 +111,8 @@ static void drain(struct ring *r)
 
 	while (head != tail) {
 		struct mail mail = r->at[head % RING_SIZE];
-		if (tail - head > AHEAD)
-			ahead_of(r->at[(head + AHEAD) % RING_SIZE].arg, AHEAD_BYTES);
+		if (tail - head > FETCH_EARLY)
+			fetch_lines(r->at[(head + FETCH_EARLY) % RING_SIZE].arg, FETCH_BYTES);
 		atomic_store_explicit(&r->head, ++head, memory_order_release);
 		mail.fn(mail.arg);
 	}

@@ -11,8 +11,8 @@
 #include "proxy/log.h"
 #include "resp/write.h"
 
-#define AHEAD 8 /* answers */
-#define AHEAD_SOON 4
+#define FETCH_FAR 8 /* answers before it; 6 to 16 make no difference */
+#define FETCH_NEAR 4 /* half */
 #define BACKOFF_MIN_S 0.05
 #define BACKOFF_MAX_S 1.0
 #define LARGE_PER_TURN (256 * 1024) /* of a large reply that is taken as it comes: others are not to notice */
@@ -268,16 +268,16 @@ static void sample(struct upstream *u, uint64_t start)
 }
 
 /* Many wait, so many answers come at once. */
-static void look_ahead(const struct upstream *u)
+static void fetch(const struct upstream *u)
 {
 	const struct await *a;
 
-	if (u->fifo_n <= AHEAD || !u->owner->ahead)
+	if (u->fifo_n <= FETCH_FAR || !u->owner->fetch_far)
 		return;
-	a = upstream_awaits(u, AHEAD);
-	u->owner->ahead(u->owner->ctx, a->fn, a->arg);
-	a = upstream_awaits(u, AHEAD_SOON);
-	u->owner->ahead_soon(u->owner->ctx, a->fn, a->arg);
+	a = upstream_awaits(u, FETCH_FAR);
+	u->owner->fetch_far(u->owner->ctx, a->fn, a->arg);
+	a = upstream_awaits(u, FETCH_NEAR);
+	u->owner->fetch_near(u->owner->ctx, a->fn, a->arg);
 }
 
 /* One complete reply stands at in_off. False: the connection is gone. */
@@ -296,7 +296,7 @@ static bool dispatch(struct upstream *u, const char *p, size_t n)
 	reply_fn *fn = a->fn;
 	void *arg = a->arg;
 	sample(u, a->start);
-	look_ahead(u);
+	fetch(u);
 	if (--a->replies == 0)
 		fifo_pop(u);
 	fn(arg, &r);

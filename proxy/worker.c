@@ -42,9 +42,9 @@ struct req *req_new(struct worker *w)
 		w->req_pool = r->next;
 		if (--w->reqs_pooled < w->reqs_least)
 			w->reqs_least = w->reqs_pooled;
-		ahead_of(r->next, sizeof *r); /* the next one's turn comes soon */
+		fetch_lines(r->next, sizeof *r); /* the next one's turn comes soon */
 	} else {
-		if (!(r = malloc(sizeof *r)))
+		if (!(r = aligned_alloc(CACHE_LINE, LINES_OF(*r))))
 			abort();
 		r->made_next = w->reqs_made;
 		r->made_at = &w->reqs_made;
@@ -700,7 +700,7 @@ void worker_init(struct worker *w)
 	w->owner = (struct upstream_owner){
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
-		.flush_soon = owner_flush_soon, .ahead = batch_ahead, .ahead_soon = batch_ahead_soon, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
+		.flush_soon = owner_flush_soon, .fetch_far = worker_fetch_far, .fetch_near = worker_fetch_near, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
 		.large_least = STREAM_LEAST, .large = stream_begins, .piece = stream_piece, .large_over = stream_over,
 		.latency = w->stats->latency,
 	};

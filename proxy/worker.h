@@ -8,9 +8,9 @@
 
 #include "proxy/acl.h"
 #include "proxy/acl_log.h"
+#include "proxy/batch.h"
 #include "proxy/engine.h"
 #include "proxy/fleet.h"
-#include "proxy/batch.h"
 #include "proxy/gather.h"
 #include "proxy/known.h"
 #include "proxy/mailbox.h"
@@ -186,7 +186,7 @@ void worker_release(struct worker *w);
 void worker_topology(struct worker *w, struct topology *t);
 void worker_answer(struct worker *w, struct req *r);    /* from the owner: home gets it back */
 bool worker_lingers(const struct worker *w); /* many send, and the loop waits long: what is to be written may wait some turns */
-void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot */
+void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot; to this worker's own engine perhaps not before the end of the input that is looked at (batch.h) */
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);
 void worker_flush_seen(struct worker *w); /* somebody else's FLUSHALL or FLUSHDB */
@@ -219,6 +219,10 @@ void fleet_tell_handing(struct worker *w, unsigned stage);
 
 /* worker_engine.c: the engine's I/O */
 void worker_engine_io(struct worker *w, struct engine_io *io);
+/* What the engine, and whoever is told of its answers, will look at (lines.h): of a slot; for upstream_owner. */
+void worker_fetch_routes(const struct worker *w, uint16_t slot);
+void worker_fetch_far(void *ctx, reply_fn *fn, void *arg);
+void worker_fetch_near(void *ctx, reply_fn *fn, void *arg);
 
 /* accept.c */
 void clients_listen(struct worker *w, const struct listen_fd *fds, unsigned n);

@@ -9,15 +9,40 @@
 #include "proxy/address.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
+#include "proxy/client.h"
 #include "proxy/failing.h"
+#include "proxy/lines.h"
 #include "proxy/log.h"
 #include "proxy/watch.h"
-#include "proxy/worker.h"
 #include "resp/write.h"
 
 static struct upstream *node_of(struct worker *w, enum side side, uint16_t slot)
 {
 	return w->upstreams[w->route[side][slot]];
+}
+
+void worker_fetch_routes(const struct worker *w, uint16_t slot)
+{
+	for (unsigned side = 0; side < SIDES; side++)
+		fetch_lines(&w->route[side][slot], 1);
+}
+
+void worker_fetch_far(void *ctx, reply_fn *fn, void *arg)
+{
+	(void)ctx;
+	engine_fetch_far(fn, arg);
+}
+
+void worker_fetch_near(void *ctx, reply_fn *fn, void *arg)
+{
+	const struct worker *w = ctx;
+	const struct req *r = engine_req_of(fn, arg);
+	unsigned slot = engine_fetch_near(fn, arg);
+
+	if (slot < SLOTS)
+		worker_fetch_routes(w, (uint16_t)slot);
+	if (r && r->home == w->id && r->client) /* another home's may be changed by it just now */
+		fetch_lines(&r->client->head, 2 * CACHE_LINE);
 }
 
 static void on_asking(void *arg, const struct reply *r)

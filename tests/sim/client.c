@@ -161,7 +161,7 @@ void client_submit(struct world *w, struct req *r)
 	r->next = w->reqs;
 	w->reqs = r;
 	if (w->submitted++ % 2) /* of a batch, or alone */
-		engine_ahead(w->engine, r);
+		engine_fetch(w->engine, r);
 	engine_submit(w->engine, r);
 }
 
@@ -180,7 +180,7 @@ static void submit(struct world *w, sds s, int key)
 	size_t at = (size_t)(sole_key.p - s);
 	resp_request_release(&p);
 	struct req *r = client_req(w, s, name, key);
-	if (sole)
+	if (sole && w->submitted % 3) /* an inline request has none */
 		req_has_key(r, slice(r->bytes + at, sole_key.n), argc);
 	r->wide = wide;
 	r->from = 1 + w->submitted % ORDERED; /* without knots (knot.h): what the engine does alone */

@@ -1,4 +1,4 @@
-/* Commands of one slot that are turned away and sent again: who goes when, and to which node (engine_order.c). Each answer comes when the test says so. */
+/* Commands of one slot that are turned away and sent again: who goes when, and to which node (engine_order.c). Each answer comes when the test says so. And what is read together (batch.c). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "proxy/engine.h"
+#include "proxy/worker.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
@@ -115,7 +116,7 @@ static int end(void **state)
 }
 
 /* SET of one key, MSET of two. */
-static void submit(struct world *w, uint32_t from, const char *a, const char *b)
+static struct req *make(uint32_t from, const char *a, const char *b)
 {
 	struct req *r = calloc(1, sizeof *r);
 	sds s = b ? resp_cat_words(sdsempty(), "MSET", a, "1", b, "2", NULL) : resp_cat_words(sdsempty(), "SET", a, "1", NULL);
@@ -129,7 +130,12 @@ static void submit(struct world *w, uint32_t from, const char *a, const char *b)
 	r->write = true;
 	r->from = from;
 	sdsfree(s);
-	engine_submit(w->engine, r);
+	return r;
+}
+
+static void submit(struct world *w, uint32_t from, const char *a, const char *b)
+{
+	engine_submit(w->engine, make(from, a, b));
 }
 
 static const char *const tags[] = { "{t}", "{u}", "{v}" };
@@ -351,6 +357,37 @@ static void test_wide_lost_too_long(void **state)
 	assert_string_equal(w->answers, "1:-CLUSTERDOWN ");
 }
 
+/* The requests of one read go together; a part of a split command finds those before it sent, and is itself before those behind it. */
+static void test_batch(void **state)
+{
+	struct world *w = *state;
+	struct worker *home = calloc(1, sizeof *home);
+	struct req *part = make(2, "{t}b", "{t}c");
+
+	home->engine = w->engine;
+	batch_open(home);
+	batch_submit(home, make(1, "{t}a", NULL));
+	assert_int_equal(w->n, 0);
+	part->split = (struct split *)home; /* only compared */
+	batch_submit(home, part);
+	assert_int_equal(w->n, 2);
+	assert_sent(w, 0, "{t}a", NODE_NONE);
+	assert_sent(w, 1, "{t}c", NODE_NONE);
+	for (uint32_t i = 0; i < BATCH_MAX; i++)
+		batch_submit(home, make(3 + i, "{t}d", NULL));
+	assert_int_equal(w->n, 2 + BATCH_MAX); /* it was full */
+	batch_submit(home, make(99, "{t}e", NULL));
+	assert_int_equal(w->n, 2 + BATCH_MAX);
+	batch_close(home);
+	assert_sent(w, 2 + BATCH_MAX, "{t}e", NODE_NONE);
+	batch_submit(home, make(100, "{t}f", NULL)); /* not of a read */
+	assert_sent(w, 3 + BATCH_MAX, "{t}f", NODE_NONE);
+	for (uint32_t i = 0; i < 4 + BATCH_MAX; i++)
+		answer(w, OK);
+	assert_memory_equal(w->answers, "1:+OK 2:+OK 3:+OK 4:+OK ", 24);
+	free(home);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -361,6 +398,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_wide_lost, begin, end),
 		cmocka_unit_test_setup_teardown(test_wide_lost_before_a_queue, begin, end),
 		cmocka_unit_test_setup_teardown(test_wide_lost_too_long, begin, end),
+		cmocka_unit_test_setup_teardown(test_batch, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
