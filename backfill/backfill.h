@@ -21,6 +21,7 @@
 
 #include "backfill/recipe.h"
 #include "backfill/topology.h"
+#include "resp/keyhash.h"
 #include "resp/slice.h"
 
 #define TOKEN_BUSY UINT64_MAX /* a write of the stripe is in flight: no token, a copy that carries it is refused */
@@ -56,6 +57,7 @@ struct copy {
 	uint8_t losses;         /* how often it was stale so far */
 	uint16_t slot, db;
 	enum side from;         /* the authority it was read from */
+	keyhash hash;           /* of the key */
 	uint64_t token;
 	uint64_t generation;    /* topology generation of the authority's side under which it was read */
 	enum recipe recipe;     /* COPY_INBAND */
@@ -91,7 +93,8 @@ void uncarried_report_free(struct uncarried_report *r);
 struct backfill_host {
 	void *ctx;
 	/* The stripe's version, or TOKEN_BUSY while a write is in flight; quiet: also while an effect is not yet acknowledged. */
-	uint64_t (*token)(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet);
+	uint64_t (*token)(void *ctx, keyhash key, uint16_t slot, bool quiet);
+	void (*fetch)(void *ctx, keyhash key, uint16_t slot); /* NULL, or: its token will be asked for soon */
 	enum side (*authority)(void *ctx, uint16_t slot);
 	/* Hands the copy to the slot's owner. False: its ring is full, the copy stays with the caller; try again next turn. */
 	bool (*offer)(void *ctx, struct copy *c);

@@ -235,7 +235,7 @@ static void settle(struct biglane *l)
 {
 	struct copy *c = item_copy(l->current);
 
-	c->token = l->b->host->token(l->b->host->ctx, c->db, copy_key(c), c->slot, false);
+	c->token = l->b->host->token(l->b->host->ctx, c->hash, c->slot, false);
 	l->tokenless = c->token == TOKEN_BUSY;
 	if (!l->tokenless)
 		ask_changes(l);
@@ -333,7 +333,7 @@ static void lane_copy(struct biglane *l)
 	}
 	c->kind = COPY_APPLY;
 	c->generation = b->topology[c->from]->generation;
-	c->token = b->host->token(b->host->ctx, c->db, copy_key(c), c->slot, false);
+	c->token = b->host->token(b->host->ctx, c->hash, c->slot, false);
 	if (c->token == TOKEN_BUSY && !l->following) {
 		job_end(l);
 		item_lost(b, i, false);

@@ -56,6 +56,8 @@ void check_new(struct leg *l, uint16_t db, uint16_t slot, struct slice key, bool
 	c->slot = slot;
 	c->db = db;
 	c->only_extra = only_extra;
+	c->hash = keyhash_of(db, key);
+	bf_fetch_token(t->b, c->hash, slot);
 	c->stage = only_extra ? CHECK_EXISTS : CHECK_SIZE;
 	c->view[0].c = c->view[1].c = c;
 	c->key_len = key.n;
@@ -407,7 +409,7 @@ static void check_read(struct check *c, enum check_stage stage, enum recipe r)
 		check_again(c, true);
 		return;
 	}
-	c->token = b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true);
+	c->token = b->host->token(b->host->ctx, c->hash, c->slot, true);
 	if (c->token == TOKEN_BUSY && !c->held) {
 		check_again(c, false);
 		return;
@@ -516,7 +518,7 @@ static bool is_proven(const struct check *c)
 {
 	const struct backfill_host *host = c->t->b->host;
 
-	return c->token != TOKEN_BUSY && host->token(host->ctx, c->db, check_key(c), c->slot, true) == c->token;
+	return c->token != TOKEN_BUSY && host->token(host->ctx, c->hash, c->slot, true) == c->token;
 }
 
 static void check_compare(struct check *c)

@@ -102,7 +102,7 @@ static void big_decide(struct bigcheck *g, enum difference d)
 
 	if (check_dropped(c))
 		check_drop(c);
-	else if (b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true) != c->token || bf_authority(b, c->slot) != c->from)
+	else if (b->host->token(b->host->ctx, c->hash, c->slot, true) != c->token || bf_authority(b, c->slot) != c->from)
 		check_again(c, false);
 	else
 		check_decide(c, d);
@@ -490,7 +490,7 @@ static bool big_begin(struct bigcheck *g, struct check *c)
 			return false;
 		}
 	}
-	c->token = b->host->token(b->host->ctx, c->db, check_key(c), c->slot, true);
+	c->token = b->host->token(b->host->ctx, c->hash, c->slot, true);
 	if (c->token == TOKEN_BUSY) {
 		check_again(c, false);
 		return false;

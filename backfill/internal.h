@@ -465,6 +465,11 @@ void bf_failing(struct backfill *b, enum bf_log_kind k, const char *fmt, ...) __
 void list_failing(struct backfill *b, enum side side, uint16_t slot, const struct slice replies[3]); /* likewise, of probe, list, probe; nothing if the slot is elsewhere */
 void scan_failing(struct backfill *b, enum side side, struct slice reply);
 enum side bf_authority(const struct backfill *b, uint16_t slot);
+static inline void bf_fetch_token(const struct backfill *b, keyhash key, uint16_t slot)
+{
+	if (b->host->fetch)
+		b->host->fetch(b->host->ctx, key, slot);
+}
 static inline void stat_add(_Atomic uint64_t *s, uint64_t n)
 {
 	/* One writer: no locked instruction is needed. */

@@ -67,6 +67,7 @@ struct copy *copy_new(uint16_t db, struct slice key, uint16_t slot)
 	memset(i, 0, sizeof(*i) + sizeof(*c));
 	c->slot = slot;
 	c->db = db;
+	c->hash = keyhash_of(db, key);
 	c->key_len = key.n;
 	memcpy(c->key, key.p, key.n);
 	c->key[key.n] = '\0';
@@ -92,6 +93,7 @@ struct item *item_new(struct backfill *b, uint16_t db, struct slice key, uint16_
 	i->unit = u;
 	i->recipe = RECIPE_DUMP;
 	c->repair = !u;
+	bf_fetch_token(b, c->hash, slot);
 	if (u) {
 		c->brief = u->kind == UNIT_SLOT;
 		u->left++;
@@ -433,7 +435,7 @@ static void item_read(struct backfill *b, struct item *i)
 	assert(i->conn);
 	item_charge(b, i, i->size ? i->size : i->recipe == RECIPE_SHORT ? CHARGE_SHORT : CHARGE_UNKNOWN);
 	c->generation = b->topology[c->from]->generation;
-	c->token = b->host->token(b->host->ctx, c->db, copy_key(c), c->slot, false);
+	c->token = b->host->token(b->host->ctx, c->hash, c->slot, false);
 	if (c->losses >= COPY_LOSSES_HELD || (c->losses >= COPY_LOSSES_BEFORE_INBAND && i->hot)) {
 		item_leave(i);
 		biglane_push(b->biglane, i); /* small, but in-band did not do */

@@ -66,6 +66,7 @@ struct check {
 	bool only_extra;       /* found on the follower: is it on the authority at all? */
 	bool held, running;
 	uint8_t awaited;
+	keyhash hash;
 	uint64_t token;
 	double due;
 	struct view view[2];   /* authority, follower */

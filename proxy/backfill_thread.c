@@ -33,9 +33,14 @@ struct backfill_thread {
 
 /* ---- the host of backfill/ ---- */
 
-static uint64_t host_token(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet)
+static uint64_t host_token(void *ctx, keyhash key, uint16_t slot, bool quiet)
 {
-	return fleet_token(((struct backfill_thread *)ctx)->fleet, db, key, slot, quiet);
+	return fleet_token(((struct backfill_thread *)ctx)->fleet, key, slot, quiet);
+}
+
+static void host_fetch(void *ctx, keyhash key, uint16_t slot)
+{
+	fleet_fetch_token(((struct backfill_thread *)ctx)->fleet, key, slot);
 }
 
 static enum side host_authority(void *ctx, uint16_t slot)
@@ -415,7 +420,7 @@ struct backfill_thread *backfill_thread_new(const struct config *config, struct 
 	t->control = control;
 	t->self = THREAD_BACKFILL(workers);
 	t->to_control = THREAD_CONTROL(workers);
-	t->host = (struct backfill_host){ t, host_token, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
+	t->host = (struct backfill_host){ t, host_token, host_fetch, host_authority, host_offer, host_mark, host_hold, host_release, host_slot_done,
 					  host_slot_clean, host_latency, host_event, host_log, host_failing, host_now_ms, .follow = host_follow, .changes = host_changes,
 					  .uncarried = host_uncarried, .read_followed = host_read_followed };
 	atomic_store(&t->stats.eta_s, -1);

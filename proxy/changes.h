@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/parse.h"
 #include "resp/slice.h"
 

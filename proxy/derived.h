@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 
 #define DERIVED_MAX 256
 #define DERIVED_KEYS 6           /* of one command; more are copied */

@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <uthash.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/slice.h"
 
 enum dirty_state { DIRTY_IDLE, DIRTY_COPYING, DIRTY_READING, DIRTY_APPLYING };

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "proxy/outq.h"
 #include "proxy/txn.h"
 #include "proxy/watch.h"
 #include "resp/words.h"
@@ -234,17 +233,6 @@ static void submit_in_line(struct engine *e, struct req *r)
 		line_part(e, r);
 	else if (!line_takes(e, r))
 		engine_begin(e, r);
-}
-
-void engine_fetch(struct engine *e, struct req *r)
-{
-	fetch_lines(&e->slots[r->slot], 1);
-	fetch_lines(&e->authority[r->slot], 1);
-	if (!e->mirroring || !r->write || !r->key_n)
-		return;
-	r->hash = keyhash_of(r->db, req_key(r));
-	r->hashed = true;
-	fetch_lines(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
 }
 
 void engine_submit(struct engine *e, struct req *r)
@@ -520,33 +508,6 @@ static void on_reply(void *arg, const struct reply *reply)
 	if (e->gate.holder)
 		gate_turn(e);
 	park_after(e);
-}
-
-/* Nothing of it may be looked at yet. */
-void engine_fetch_far(reply_fn *fn, void *arg)
-{
-	if (fn == on_reply)
-		fetch_lines(arg, offsetof(struct req, key_at));
-	else
-		mirror_fetch_far(fn, arg);
-}
-
-unsigned engine_fetch_near(reply_fn *fn, void *arg)
-{
-	const struct req *r = arg;
-	const struct engine *e;
-
-	if (fn != on_reply)
-		return mirror_fetch_near(fn, arg);
-	e = r->engine;
-	fetch_lines(&e->slots[r->slot], 1);
-	if (r->mw) {
-		fetch_lines(r->mw, MWRITE_ZEROED + sizeof(struct wkey));
-		fetch_lines(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE);
-		if (r->hashed)
-			fetch_lines(&e->versions.stripe[stripe_of(r->hash.low64)], 1);
-	}
-	return r->slot;
 }
 
 struct req *engine_req_of(reply_fn *fn, void *arg)

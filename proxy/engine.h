@@ -80,6 +80,7 @@ struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answe
 /* What the engine will look at is fetched (lines.h): of a request that will be submitted soon, whose only key is hashed, too, so that it must not change any more; of an answer that is the next
  * but some, of which nothing may be looked at yet; and then of what that has told, when it is the next but few. */
 void engine_fetch(struct engine *e, struct req *r);
+const void *engine_slot_at(const struct engine *e, uint16_t slot); /* its line; any thread */
 void engine_fetch_far(reply_fn *fn, void *arg);
 unsigned engine_fetch_near(reply_fn *fn, void *arg); /* its slot; SLOTS: it is nothing of the kind */
 void engine_submit(struct engine *e, struct req *r); /* r->waits: it is parked until it has something, its time is over, or engine_unpark */

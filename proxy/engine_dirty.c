@@ -389,11 +389,6 @@ void dirty_pump(struct engine *e)
 
 /* --- copies --- */
 
-static keyhash hash_of(const struct copy *c)
-{
-	return keyhash_of(c->db, slice(c->key, c->key_len));
-}
-
 static void cw_free(struct cwrite *w)
 {
 	for (unsigned i = 0; i < w->reads; i++)
@@ -455,7 +450,7 @@ static void copy_end(struct engine *e, struct copy *c, enum copy_result result, 
 		undo(e, c);
 	if (e->repairs)
 		e->repairs--;
-	k = dirty_find(&e->dirty, hash_of(c));
+	k = dirty_find(&e->dirty, c->hash);
 	if (k && (k->state == DIRTY_COPYING || k->state == DIRTY_READING)) {
 		if (result == COPY_STALE || result == COPY_TOO_BIG) {
 			if (k->losses < UINT8_MAX)
@@ -487,7 +482,7 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	struct engine *e = w->engine;
 	struct copy *c = w->copy;
 	struct slice key = slice(c->key, c->key_len);
-	keyhash h = hash_of(c);
+	keyhash h = c->hash;
 
 	w->replies_left--;
 	if (fault("skip-if-exists") && r->p && memmem(r->p, r->n, "BUSYKEY", 7)) {
@@ -519,11 +514,16 @@ static void on_copy_reply(void *arg, const struct reply *r)
 	cw_free(w);
 }
 
+const struct cwrite *copy_write_of(reply_fn *fn, const void *arg)
+{
+	return fn == on_copy_reply ? arg : NULL;
+}
+
 /* Queues the block behind all effects so far: where it stands in the follower's order is exact, by the token or in-band. */
 static void apply(struct engine *e, struct cwrite *w)
 {
 	struct copy *c = w->copy;
-	keyhash h = hash_of(c);
+	keyhash h = c->hash;
 	struct dirty_key *k = dirty_find(&e->dirty, h);
 
 	w->follower = slot_follower(e, c->slot);
@@ -567,7 +567,7 @@ static void read_inband(struct engine *e, struct cwrite *w)
 static void inband_failed(struct engine *e, struct cwrite *w, enum copy_result result, const char *why)
 {
 	struct copy *c = w->copy;
-	struct dirty_key *k = dirty_find(&e->dirty, hash_of(c));
+	struct dirty_key *k = dirty_find(&e->dirty, c->hash);
 
 	if (!c->repair && k && k->state == DIRTY_READING)
 		dirty_set_state(&e->dirty, k, DIRTY_IDLE, 0);
@@ -631,7 +631,7 @@ static void on_inband_reply(void *arg, const struct reply *r)
 
 	crowd_first(e, slot);
 	if (w->reads == 0) {
-		struct dirty_key *k = dirty_find(&e->dirty, hash_of(c));
+		struct dirty_key *k = dirty_find(&e->dirty, c->hash);
 		w->marks = k ? k->marks : 0;
 	}
 	if (r->p && !w->too_big) {
@@ -703,7 +703,7 @@ static bool token_holds(const struct engine *e, const struct copy *c, keyhash h)
 
 void engine_copy(struct engine *e, struct copy *c)
 {
-	keyhash h = hash_of(c);
+	keyhash h = c->hash;
 	struct slot_state *s = &e->slots[c->slot];
 
 	assert(s->flags & SLOT_MINE);
@@ -729,6 +729,7 @@ void engine_copy(struct engine *e, struct copy *c)
 	struct cwrite *w = calloc(1, sizeof *w);
 	w->engine = e;
 	w->copy = c;
+	w->hash = c->hash;
 	if (c->kind == COPY_INBAND)
 		read_inband(e, w);
 	else

@@ -10,7 +10,7 @@
 #include "proxy/dirty.h"
 #include "proxy/effect.h"
 #include "proxy/engine.h"
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "proxy/known.h"
 #include "proxy/lines.h"
 #include "proxy/park.h"
@@ -138,6 +138,7 @@ struct mwrite {
 struct cwrite {
 	struct engine *engine;
 	struct copy *copy;
+	keyhash hash;            /* the copy's */
 	uint32_t replies_left;
 	uint32_t slot_marks;     /* of its slot when it was queued */
 	size_t queued;
@@ -402,8 +403,7 @@ void mirror_before_send(struct engine *e, struct mwrite *mw);
 void mirror_effect_send(struct engine *e, struct mwrite *mw);
 void mirror_mark_written(struct engine *e, struct mwrite *mw, const char *why);
 void mirror_release(struct mwrite *mw);
-void mirror_fetch_far(reply_fn *fn, const void *arg); /* engine_fetch_far, engine_fetch_near, of effects */
-unsigned mirror_fetch_near(reply_fn *fn, const void *arg);
+const struct mwrite *mirror_write_of(reply_fn *fn, const void *arg); /* the write whose effect is answered by fn(arg); NULL: it is something else */
 void mirror_discard(struct mwrite *mw); /* the engine ends */
 
 /* engine_changes.c */
@@ -447,6 +447,7 @@ void multi_trim(struct mblock *b);         /* it was sent: only the answers to c
 size_t multi_kept(const struct mblock *b); /* bytes of what stays then; NULL: 0 */
 
 /* engine_dirty.c */
+const struct cwrite *copy_write_of(reply_fn *fn, const void *arg); /* likewise, the copy */
 void mark_key(struct engine *e, uint16_t db, struct slice key, keyhash h, uint16_t slot, const char *why);
 bool key_is_synced(const struct engine *e, keyhash h, uint16_t slot);
 void key_is_whole(struct engine *e, keyhash h, uint16_t slot);

@@ -435,27 +435,9 @@ static void on_effect_reply(void *arg, const struct reply *r)
 		acknowledged(e, mw);
 }
 
-void mirror_fetch_far(reply_fn *fn, const void *arg)
+const struct mwrite *mirror_write_of(reply_fn *fn, const void *arg)
 {
-	if (fn == on_effect_reply)
-		fetch_lines(arg, MWRITE_ZEROED + sizeof(struct wkey));
-}
-
-unsigned mirror_fetch_near(reply_fn *fn, const void *arg)
-{
-	const struct mwrite *mw = arg;
-	const struct engine *e;
-
-	if (fn != on_effect_reply)
-		return SLOTS;
-	e = mw->engine;
-	fetch_lines(&e->slots[mw->slot], 1);
-	for (uint32_t i = 0; i < mw->nkeys && i < ENGINE_KEYS_INLINE; i++) {
-		fetch_lines(&e->versions.stripe[stripe_of(mw->keys[i].hash.low64)], 1);
-		if (e->opt.journal)
-			journal_fetch(e->opt.journal, mw->keys[i].entry);
-	}
-	return mw->slot;
+	return fn == on_effect_reply ? arg : NULL;
 }
 
 #define EXPIRE_UNKNOWN (UINT64_C(1) << 63) /* equals no answer that can be right */

@@ -7,7 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
+#include "proxy/lines.h"
 #include "proxy/log.h"
 #include "proxy/usage.h"
 #include "proxy/worker.h"
@@ -587,9 +588,14 @@ enum node_state fleet_node_state(const struct fleet *f, enum side side, const ch
 
 /* --- the backfill worker's host functions --- */
 
-uint64_t fleet_token(struct fleet *f, uint16_t db, struct slice key, uint16_t slot, bool quiet)
+uint64_t fleet_token(struct fleet *f, keyhash key, uint16_t slot, bool quiet)
 {
-	return version_token(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(keyhash_of(db, key).low64), quiet);
+	return version_token(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(key.low64), quiet);
+}
+
+void fleet_fetch_token(struct fleet *f, keyhash key, uint16_t slot)
+{
+	fetch_lines(version_at(engine_versions(f->workers[f->owner[slot]].engine), stripe_of(key.low64)), 1);
 }
 
 enum side fleet_authority(struct fleet *f, uint16_t slot)
@@ -614,7 +620,7 @@ bool fleet_offer(struct fleet *f, struct copy *c)
 	if (mailbox_backlog(f->mail, to, from) >= OFFERS_MAX)
 		return false;
 	c->owner = &f->workers[to];
-	mailbox_post(f->mail, to, from, take_copy, c);
+	mailbox_post_about(f->mail, to, from, take_copy, c, version_at(engine_versions(f->workers[to].engine), stripe_of(c->hash.low64)));
 	return true;
 }
 

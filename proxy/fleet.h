@@ -148,7 +148,8 @@ void fleet_acl(struct fleet *f, struct acl *acl);         /* new users; each wor
 unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
 
 /* The backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */
-uint64_t fleet_token(struct fleet *f, uint16_t db, struct slice key, uint16_t slot, bool quiet);
+uint64_t fleet_token(struct fleet *f, keyhash key, uint16_t slot, bool quiet);
+void fleet_fetch_token(struct fleet *f, keyhash key, uint16_t slot);
 enum side fleet_authority(struct fleet *f, uint16_t slot);
 bool fleet_offer(struct fleet *f, struct copy *c);
 bool fleet_mark(struct fleet *f, uint16_t db, struct slice key, uint16_t slot);

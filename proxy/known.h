@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 
 struct known {
 	keyhash *at;  /* {0,0} is empty, {0,1} a grave */

@@ -19,6 +19,7 @@
 struct mail {
 	mail_fn *fn;
 	void *arg;
+	const void *about;
 };
 
 /* One sender, one receiver. Entries [head, tail) are published; the sender fills behind tail up to `filled` and publishes at its flush. */
@@ -104,6 +105,12 @@ void mailboxes_free(struct mailboxes *m)
 	free(m);
 }
 
+static void fetch(const struct mail *mail)
+{
+	fetch_lines(mail->arg, FETCH_BYTES);
+	fetch_lines(mail->about, 1);
+}
+
 static void drain(struct ring *r)
 {
 	uint32_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
@@ -112,7 +119,7 @@ static void drain(struct ring *r)
 	while (head != tail) {
 		struct mail mail = r->at[head % RING_SIZE];
 		if (tail - head > FETCH_EARLY)
-			fetch_lines(r->at[(head + FETCH_EARLY) % RING_SIZE].arg, FETCH_BYTES);
+			fetch(&r->at[(head + FETCH_EARLY) % RING_SIZE]);
 		atomic_store_explicit(&r->head, ++head, memory_order_release);
 		mail.fn(mail.arg);
 	}
@@ -203,8 +210,13 @@ static void over_put(struct ring *r, struct mail mail)
 
 void mailbox_post(struct mailboxes *m, unsigned to, unsigned from, mail_fn *fn, void *arg)
 {
+	mailbox_post_about(m, to, from, fn, arg, NULL);
+}
+
+void mailbox_post_about(struct mailboxes *m, unsigned to, unsigned from, mail_fn *fn, void *arg, const void *about)
+{
 	struct ring *r = ring_of(m, from, to);
-	struct mail mail = { fn, arg };
+	struct mail mail = { fn, arg, about };
 
 	assert(to < m->n && from < m->n);
 	if (!r) {

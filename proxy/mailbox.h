@@ -28,6 +28,8 @@ void mailboxes_free(struct mailboxes *m); /* after every thread has ended */
 void mailbox_attach(struct mailboxes *m, unsigned self, struct ev_loop *loop);
 void mailbox_detach(struct mailboxes *m, unsigned self);
 void mailbox_post(struct mailboxes *m, unsigned to, unsigned from, mail_fn *fn, void *arg);
+/* about: a line that fn will look at besides arg; the receiver fetches it while it runs those before (lines.h). */
+void mailbox_post_about(struct mailboxes *m, unsigned to, unsigned from, mail_fn *fn, void *arg, const void *about);
 void mailbox_flush_all(struct mailboxes *m, unsigned from);
 size_t mailbox_backlog(const struct mailboxes *m, unsigned to, unsigned from);
 

@@ -13,7 +13,7 @@
 
 #include "proxy/blocking.h"
 #include "proxy/engine.h"
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "proxy/req.h"
 
 struct waiter;

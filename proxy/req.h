@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "proxy/block.h"
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/table.h"
 
 struct client;

@@ -31,6 +31,12 @@ static inline uint32_t stripe_of(uint64_t hash)
 	return (uint32_t)hash & (STRIPES - 1);
 }
 
+/* Where it stands, to be fetched ahead (lines.h). */
+static inline const void *version_at(const struct versions *v, uint32_t stripe)
+{
+	return &v->stripe[stripe];
+}
+
 static inline void version_begin(struct versions *v, uint32_t stripe)
 {
 	uint64_t x = atomic_load_explicit(&v->stripe[stripe].at, memory_order_relaxed);

@@ -122,7 +122,7 @@ void worker_submit(struct worker *w, struct req *r)
 	if (owner == w)
 		batch_submit(w, r);
 	else
-		mailbox_post(w->fleet->mail, owner->id, w->id, arrived_at_owner, r);
+		mailbox_post_about(w->fleet->mail, owner->id, w->id, arrived_at_owner, r, engine_slot_at(owner->engine, r->slot));
 }
 
 /* --- data connections --- */

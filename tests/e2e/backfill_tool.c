@@ -304,9 +304,9 @@ static bool host_offer(void *ctx, struct copy *c)
 
 /* ---- the rest of the host ---- */
 
-static uint64_t host_token(void *ctx, uint16_t db, struct slice key, uint16_t slot, bool quiet)
+static uint64_t host_token(void *ctx, keyhash key, uint16_t slot, bool quiet)
 {
-	(void)ctx, (void)db, (void)key, (void)quiet;
+	(void)ctx, (void)key, (void)quiet;
 	return slot == opt_busy_slot || chance(opt_busy) ? TOKEN_BUSY : 42;
 }
 

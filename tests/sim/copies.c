@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/write.h"
 
 #define HOLD_MS 200

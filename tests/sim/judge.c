@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 
 #define SOON_MS 40 /* a key that ends about now may have ended on one side only */
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 
 #define LOOKS 4
 

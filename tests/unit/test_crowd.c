@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "proxy/engine.h"
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/slot.h"
 #include "resp/words.h"
 #include "resp/write.h"

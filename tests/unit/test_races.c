@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "proxy/engine.h"
-#include "proxy/keyhash.h"
+#include "resp/keyhash.h"
 #include "resp/slot.h"
 #include "resp/write.h"
 
