@@ -315,7 +315,8 @@ static struct ear *ear_new(struct pubsub *p, uint16_t node)
 	ear->owner.user = ear_user;
 	ear->owner.password = ear_password;
 	ear->owner.flush_soon = ear_flush_soon;
-	ear->owner.fetch_far = ear->owner.fetch_near = NULL;
+	ear->owner.fetch_far = NULL;
+	ear->owner.fetch_near = NULL;
 	ear->owner.pushed = ear_pushed;
 	ear->owner.before_write = NULL; /* it changes nothing */
 	ear->owner.formers = NULL;

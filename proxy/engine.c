@@ -155,13 +155,11 @@ bool engine_must_wait(const struct engine *e, uint16_t slot, const struct req *r
 	return s->flags & SLOT_FENCED || (w && (w->queue.head || w->why & (WAIT_RESEND | WAIT_PART) || (w->why & WAIT_HOLD && r->write)));
 }
 
-static void on_reply(void *arg, const struct reply *reply);
-
 static void start_watch(struct engine *e, struct req *r)
 {
 	if (!r->watch->armed)
 		r->watch->flips = e->gate.flips;
-	if (!e->io.watch_send(e->io.ctx, r->watch, slot_authority(e, r->slot), r->db, r->slot, r->bytes, r->len, r->block, on_reply, r)) {
+	if (!e->io.watch_send(e->io.ctx, r->watch, slot_authority(e, r->slot), r->db, r->slot, r->bytes, r->len, r->block, engine_on_reply, r)) {
 		struct block *b = block_copy("+OK\r\n", 5);
 		r->reply_block = b;
 		r->reply = b->data;
@@ -405,7 +403,7 @@ static void on_block_reply(void *arg, const struct reply *reply)
 		return;
 	}
 	if (!reply->p || !t->refused || !engine_reply_is_error(reply)) {
-		on_reply(r, reply);
+		engine_on_reply(r, reply);
 		return;
 	}
 	struct reply first = { .p = t->refused, .n = sdslen(t->refused) };
@@ -413,7 +411,7 @@ static void on_block_reply(void *arg, const struct reply *reply)
 	struct reply why = { .n = sdslen(text), .block = block_copy(text, sdslen(text)) };
 	sdsfree(text);
 	why.p = why.block->data;
-	on_reply(r, &why);
+	engine_on_reply(r, &why);
 	block_unref(why.block);
 }
 
@@ -469,14 +467,14 @@ void engine_transmit(struct engine *e, struct req *r)
 	if (r->txn)
 		transmit_block(e, r, node, bytes, len);
 	else
-		e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, on_reply, r);
+		e->io.send(e->io.ctx, side, r->db, r->slot, node, bytes, len, r->mw ? r->mw->block : r->block, 1, engine_on_reply, r);
 	if (r->mw)
 		mirror_transmitted(e, r, node);
 	if (r->write && !park_is_empty(&e->park) && !r->waiter)
 		park_touched(e, r);
 }
 
-static void on_reply(void *arg, const struct reply *reply)
+void engine_on_reply(void *arg, const struct reply *reply)
 {
 	struct req *r = arg;
 	struct engine *e = r->engine;
@@ -512,7 +510,7 @@ static void on_reply(void *arg, const struct reply *reply)
 
 struct req *engine_req_of(reply_fn *fn, void *arg)
 {
-	return fn == on_reply || fn == on_block_reply ? arg : NULL;
+	return fn == engine_on_reply || fn == on_block_reply ? arg : NULL;
 }
 
 /* --- turns --- */

@@ -76,13 +76,12 @@ struct engine_options {
 struct engine *engine_new(const struct engine_io *io, const struct engine_options *o, const uint8_t *authority, const bool *synced, const uint8_t *mine, struct worker_stats *stats);
 void engine_free(struct engine *e);
 
-struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
 /* What the engine will look at is fetched (lines.h): of a request that will be submitted soon, whose only key is hashed, too, so that it must not change any more; of an answer that is the next
  * but some, of which nothing may be looked at yet; and then of what that has told, when it is the next but few. */
 void engine_fetch(struct engine *e, struct req *r);
 const void *engine_slot_at(const struct engine *e, uint16_t slot); /* its line; any thread */
 void engine_fetch_far(reply_fn *fn, void *arg);
-unsigned engine_fetch_near(reply_fn *fn, void *arg); /* its slot; SLOTS: it is nothing of the kind */
+const struct req *engine_fetch_near(reply_fn *fn, void *arg); /* the request that it answers; NULL: it is of the engine's own, or one of the rarer kinds */
 void engine_submit(struct engine *e, struct req *r); /* r->waits: it is parked until it has something, its time is over, or engine_unpark */
 /* Ends the waiting; what is under way for it just now comes first. NULL: as if its time were over. END, GONE: without a reply. False: it has been answered. */
 enum unpark { UNPARK_NOT, UNPARK_NULL, UNPARK_ERROR, UNPARK_END, UNPARK_GONE };

@@ -27,7 +27,7 @@ void engine_fetch(struct engine *e, struct req *r)
 
 void engine_fetch_far(reply_fn *fn, void *arg)
 {
-	if (engine_req_of(fn, arg))
+	if (fn == engine_on_reply)
 		fetch_lines(arg, offsetof(struct req, key_at));
 	else if (mirror_write_of(fn, arg))
 		fetch_lines(arg, MWRITE_HOT);
@@ -35,21 +35,20 @@ void engine_fetch_far(reply_fn *fn, void *arg)
 		fetch_lines(arg, sizeof(struct cwrite));
 }
 
-static unsigned near_request(const struct req *r)
+static void near_request(const struct req *r)
 {
 	const struct engine *e = r->engine;
 
 	fetch_lines(&e->slots[r->slot], 1);
-	if (r->mw) {
-		fetch_lines(r->mw, MWRITE_HOT);
-		fetch_lines(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE); /* its effect's */
-		if (r->hashed)
-			fetch_stripe(e, r->hash);
-	}
-	return r->slot;
+	if (!r->mw)
+		return;
+	fetch_lines(r->mw, MWRITE_HOT);
+	fetch_lines(r->bytes, r->len < OUTQ_COPY_MAX ? r->len : CACHE_LINE); /* its effect's */
+	if (r->hashed)
+		fetch_stripe(e, r->hash);
 }
 
-static unsigned near_effect(const struct mwrite *mw)
+static void near_effect(const struct mwrite *mw)
 {
 	const struct engine *e = mw->engine;
 
@@ -59,18 +58,22 @@ static unsigned near_effect(const struct mwrite *mw)
 		if (e->opt.journal)
 			journal_fetch(e->opt.journal, mw->keys[i].entry);
 	}
-	return mw->slot;
 }
 
-unsigned engine_fetch_near(reply_fn *fn, void *arg)
+const struct req *engine_fetch_near(reply_fn *fn, void *arg)
 {
-	const struct req *r = engine_req_of(fn, arg);
-	const struct mwrite *mw = r ? NULL : mirror_write_of(fn, arg);
-	const struct cwrite *cw = r || mw ? NULL : copy_write_of(fn, arg);
+	const struct mwrite *mw;
+	const struct cwrite *cw;
 
-	if (cw) {
+	if (fn == engine_on_reply) {
+		near_request(arg);
+		return arg;
+	}
+	if ((mw = mirror_write_of(fn, arg))) {
+		near_effect(mw);
+	} else if ((cw = copy_write_of(fn, arg))) {
 		fetch_lines(cw->copy, sizeof *cw->copy);
 		fetch_stripe(cw->engine, cw->hash);
 	}
-	return r ? near_request(r) : mw ? near_effect(mw) : SLOTS;
+	return NULL;
 }

@@ -329,6 +329,8 @@ void engine_follower_refused(struct engine *e, enum side side, const struct repl
 uint32_t engine_words(struct engine *e, const char *bytes, size_t len); /* fills e->argv */
 int engine_keys(struct engine *e, const struct command *cmd, uint32_t argc); /* of e->argv, into e->keys: how many, -1: the words are wrong */
 bool engine_reply_is_passing(const struct reply *r); /* an error about the state of a node: later it may be served */
+struct req *engine_req_of(reply_fn *fn, void *arg); /* the request that is answered by fn(arg); NULL: it is of our own */
+void engine_on_reply(void *arg, const struct reply *reply); /* of nearly all requests */
 void engine_answer(struct engine *e, struct req *r);  /* engine_park.c */
 
 /* engine_park.c */

@@ -275,7 +275,7 @@ static void fetch(const struct upstream *u)
 	if (u->fifo_n <= FETCH_FAR || !u->owner->fetch_far)
 		return;
 	a = upstream_awaits(u, FETCH_FAR);
-	u->owner->fetch_far(u->owner->ctx, a->fn, a->arg);
+	u->owner->fetch_far(a->fn, a->arg);
 	a = upstream_awaits(u, FETCH_NEAR);
 	u->owner->fetch_near(u->owner->ctx, a->fn, a->arg);
 }

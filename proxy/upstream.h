@@ -56,7 +56,7 @@ struct upstream_owner { /* the worker */
 	const char *(*password)(void *ctx, enum side side);
 	struct tls_context *tls[SIDES]; /* NULL: plain */
 	void (*flush_soon)(void *ctx, struct upstream *u);            /* call upstream_flush before the loop sleeps */
-	void (*fetch_far)(void *ctx, reply_fn *fn, void *arg);        /* NULL, or told of an answer that is the next but a few: what it needs is fetched (lines.h), */
+	void (*fetch_far)(reply_fn *fn, void *arg);                   /* NULL, or told of an answer that is the next but a few: what it needs is fetched (lines.h), */
 	void (*fetch_near)(void *ctx, reply_fn *fn, void *arg);       /* …and once more, when there are fewer before it: what that has told */
 	unsigned (*formers)(void *ctx, struct slice list, sds *kills); /* NULL, or CLIENT LIST's reply as requests that end what a killed process left there */
 	void (*before_write)(void *ctx);                              /* NULL, or called before each write of what was queued */

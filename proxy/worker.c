@@ -700,7 +700,7 @@ void worker_init(struct worker *w)
 	w->owner = (struct upstream_owner){
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
-		.flush_soon = owner_flush_soon, .fetch_far = worker_fetch_far, .fetch_near = worker_fetch_near, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
+		.flush_soon = owner_flush_soon, .fetch_far = engine_fetch_far, .fetch_near = worker_fetch_near, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
 		.large_least = STREAM_LEAST, .large = stream_begins, .piece = stream_piece, .large_over = stream_over,
 		.latency = w->stats->latency,
 	};

@@ -219,9 +219,8 @@ void fleet_tell_handing(struct worker *w, unsigned stage);
 
 /* worker_engine.c: the engine's I/O */
 void worker_engine_io(struct worker *w, struct engine_io *io);
-/* What the engine, and whoever is told of its answers, will look at (lines.h): of a slot; for upstream_owner. */
+/* What the engine, and whoever is told of its answers, will look at besides (lines.h): of a slot; of an answer, for upstream_owner. */
 void worker_fetch_routes(const struct worker *w, uint16_t slot);
-void worker_fetch_far(void *ctx, reply_fn *fn, void *arg);
 void worker_fetch_near(void *ctx, reply_fn *fn, void *arg);
 
 /* accept.c */

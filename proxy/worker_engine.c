@@ -27,21 +27,16 @@ void worker_fetch_routes(const struct worker *w, uint16_t slot)
 		fetch_lines(&w->route[side][slot], 1);
 }
 
-void worker_fetch_far(void *ctx, reply_fn *fn, void *arg)
-{
-	(void)ctx;
-	engine_fetch_far(fn, arg);
-}
-
 void worker_fetch_near(void *ctx, reply_fn *fn, void *arg)
 {
 	const struct worker *w = ctx;
-	const struct req *r = engine_req_of(fn, arg);
-	unsigned slot = engine_fetch_near(fn, arg);
+	const struct req *r = engine_fetch_near(fn, arg);
 
-	if (slot < SLOTS)
-		worker_fetch_routes(w, (uint16_t)slot);
-	if (r && r->home == w->id && r->client) /* another home's may be changed by it just now */
+	if (!r)
+		return;
+	if (r->mw)
+		worker_fetch_routes(w, r->slot); /* its effect's */
+	if (r->home == w->id && r->client) /* another home's may be changed by it just now */
 		fetch_lines(&r->client->head, 2 * CACHE_LINE);
 }
 
