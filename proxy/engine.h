@@ -34,6 +34,7 @@ struct engine_io {
 	void (*preload)(void *ctx, enum side side, uint16_t slot, uint16_t node, struct slice sha);
 	void (*refresh)(void *ctx, enum side side, const char *why); /* the topology seems old */
 	bool (*is_up)(void *ctx, enum side side, uint16_t slot);     /* the data connection is there */
+	bool (*are_up)(void *ctx, const struct slot_set *slots);     /* those of all these slots, on both sides */
 	uint64_t (*generation)(void *ctx, enum side side);           /* of the topology in force */
 	bool (*has_expires)(void *ctx, enum side side);
 	void (*receiver)(void *ctx, enum side side, struct receiver *out);
@@ -130,6 +131,7 @@ void engine_read_followed(struct engine *e, uint16_t slot, struct slice request,
 void engine_slot_done(struct engine *e, uint16_t slot); /* SLOTS: all */
 void engine_slot_clean(struct engine *e, uint16_t slot);
 
+bool engine_is_fencing(const struct engine *e); /* a flip is under way: requests are held */
 void engine_fence(struct engine *e, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
 /* Both release what was held; the histogram is about the requests that waited. */
 struct fence_result {

@@ -101,11 +101,10 @@ static bool is_draining(const struct engine *e)
 	FOR_SLOTS (i, &e->fence.slots) {
 		const struct slot_state *s = &e->slots[i];
 		assert(s->inflight >= s->own);
-		if (s->inflight > s->own || (s->wait && s->wait->why & WAIT_RESEND) || !e->io.is_up(e->io.ctx, SIDE_SOURCE, (uint16_t)i) ||
-		    !e->io.is_up(e->io.ctx, SIDE_TARGET, (uint16_t)i))
+		if (s->inflight > s->own || (s->wait && s->wait->why & WAIT_RESEND))
 			return true;
 	}
-	return false;
+	return !e->io.are_up(e->io.ctx, &e->fence.slots);
 }
 
 static bool is_settled(const struct engine *e)
@@ -189,15 +188,21 @@ void fence_turn(struct engine *e)
 	}
 	if (f->stage == FENCE_DRAIN) {
 		prove(e);
-	} else if (f->stage == FENCE_SETTLE) {
-		replicate(e);
-	} else {
-		f->stage = FENCE_READY;
-		e->io.fenced(e->io.ctx, f->flip, true, NULL);
+		if (!f->answers_left)
+			fence_turn(e); /* nobody had to be asked */
 		return;
 	}
-	if (!f->answers_left)
-		fence_turn(e); /* nobody had to be asked */
+	if (f->stage == FENCE_SETTLE)
+		replicate(e);
+	if (f->answers_left)
+		return;
+	f->stage = FENCE_READY;
+	e->io.fenced(e->io.ctx, f->flip, true, NULL);
+}
+
+bool engine_is_fencing(const struct engine *e)
+{
+	return e->fence.stage != FENCE_NONE;
 }
 
 static void count_held(const struct engine *e, const struct req *r, int64_t now, struct fence_result *out)

@@ -40,10 +40,7 @@ void gather_window(struct gather *g, struct ev_loop *loop, unsigned workers, con
 	ev_tstamp now = ev_now(loop), seconds = now - g->since;
 	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, g->clients * workers, seconds, g->latency) : 0;
 
-	if (wait != g->wait) {
-		g->wait = wait;
-		ev_set_io_collect_interval(loop, wait);
-	}
+	g->wait = wait;
 	g->others = 0;
 	g->clients = 0;
 	g->since = now;

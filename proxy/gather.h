@@ -26,7 +26,8 @@ struct gather {
 	uint64_t others;    /* reads in this window that were of somebody else than the read before */
 	unsigned clients;   /* of whom they were, all reads */
 	ev_tstamp since;    /* the window's begin */
-	ev_tstamp wait;     /* in force */
+	ev_tstamp wait;     /* by what the last window had */
+	ev_tstamp set;      /* what the loop does */
 	uint64_t requests, us; /* what was known of the servers' latency */
 	ev_tstamp latency;  /* of those that were looked at last */
 };
@@ -49,13 +50,16 @@ static inline bool gather_is_long(const struct gather *g)
 	return g->wait >= GATHER_LONG_S;
 }
 
-/* Once a turn, before what it brought is written. */
-static inline void gather_turn(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n)
+/* Once a turn, before what it brought is written. hurry: each turn is waited for, by requests that are held. */
+static inline void gather_turn(struct gather *g, struct ev_loop *loop, unsigned workers, const struct latency *sides, unsigned n, bool hurry)
 {
 	ev_tstamp open = ev_now(loop) - g->since;
 
 	if (open >= GATHER_WINDOW_S || open < 0) /* the clock may have been set back */
 		gather_window(g, loop, workers, sides, n);
+	ev_tstamp wait = hurry ? 0 : g->wait;
+	if (wait != g->set)
+		ev_set_io_collect_interval(loop, g->set = wait);
 }
 
 #endif

@@ -601,7 +601,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	pubsub_turn(w->pubsub);
 	tracking_turn(w);
 	late_are_due(w, true);
-	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES); /* first: what lingers does so no longer when nobody sends any more */
+	gather_turn(&w->gather, loop, w->fleet->nworkers, w->stats->latency, SIDES, engine_is_fencing(w->engine)); /* first: what lingers does so no longer when nobody sends any more */
 	while (has_work(w)) {
 		flush_upstreams(w);
 		clients_flush(w);

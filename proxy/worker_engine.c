@@ -197,6 +197,24 @@ static bool io_is_up(void *ctx, enum side side, uint16_t slot)
 	return upstream_is_up(u);
 }
 
+/* Of a node's slots, which come in rows, the first is asked about. */
+static bool io_are_up(void *ctx, const struct slot_set *slots)
+{
+	struct worker *w = ctx;
+
+	for (unsigned side = 0; side < SIDES; side++) {
+		uint16_t node = NODE_NONE;
+		FOR_SLOTS (i, slots) {
+			if (w->route[side][i] == node)
+				continue;
+			node = w->route[side][i];
+			if (!io_is_up(w, side, (uint16_t)i))
+				return false;
+		}
+	}
+	return true;
+}
+
 static uint64_t io_generation(void *ctx, enum side side)
 {
 	struct worker *w = ctx;
@@ -321,7 +339,7 @@ void worker_engine_io(struct worker *w, struct engine_io *io)
 {
 	*io = (struct engine_io){
 		.ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script, .preload = io_preload, .refresh = io_refresh,
-		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
+		.is_up = io_is_up, .are_up = io_are_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = watch_send, .watch_holds = watch_holds, .watch_exec = watch_exec, .watch_disarm = watch_disarm, .watch_kill = watch_kill,
 		.fenced = io_fenced, .alone = io_alone, .watch = io_watch, .now_us = io_now_us, .coarse_us = io_coarse_us, .clock_ms = io_clock_ms,

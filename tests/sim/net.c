@@ -362,6 +362,14 @@ static bool io_is_up(void *ctx, enum side side, uint16_t slot)
 	return node_of(ctx, side, slot)->conn.up;
 }
 
+static bool io_are_up(void *ctx, const struct slot_set *slots)
+{
+	FOR_SLOTS (i, slots)
+		if (!io_is_up(ctx, SIDE_SOURCE, (uint16_t)i) || !io_is_up(ctx, SIDE_TARGET, (uint16_t)i))
+			return false;
+	return true;
+}
+
 static uint64_t io_generation(void *ctx, enum side side)
 {
 	return ((struct world *)ctx)->side[side].worker.generation;
@@ -431,7 +439,7 @@ static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
 void net_io(struct world *w, struct engine_io *io)
 {
 	*io = (struct engine_io){ .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .script = io_script,
-		.refresh = io_refresh, .is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
+		.refresh = io_refresh, .is_up = io_is_up, .are_up = io_are_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver,
 		.is_cluster = io_is_cluster, .repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .held = io_held, .changed = io_changed,
 		.watch_send = io_watch_send, .watch_holds = io_watch_holds, .watch_exec = io_watch_exec, .watch_disarm = io_watch_disarm, .watch_kill = io_watch_kill, .fenced = io_fenced, .alone = io_alone,
 		.now_us = io_now_us, .coarse_us = io_now_us, .clock_ms = io_clock_ms };

@@ -64,6 +64,12 @@ static bool io_is_up(void *ctx, enum side side, uint16_t slot)
 	return true;
 }
 
+static bool io_are_up(void *ctx, const struct slot_set *slots)
+{
+	(void)slots;
+	return io_is_up(ctx, SIDE_SOURCE, 0) && io_is_up(ctx, SIDE_TARGET, 0);
+}
+
 static bool io_has_expires(void *ctx, enum side side)
 {
 	(void)ctx, (void)side;
@@ -107,7 +113,7 @@ static int64_t io_clock_ms(void *ctx, enum side side, uint16_t slot)
 
 static void make(struct world *w, bool ack_both)
 {
-	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .is_up = io_is_up, .has_expires = io_has_expires,
+	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .is_up = io_is_up, .are_up = io_are_up, .has_expires = io_has_expires,
 		.receiver = io_receiver, .is_cluster = io_is_cluster, .repair = io_repair, .fenced = io_fenced, .now_us = io_now_us, .coarse_us = io_now_us, .clock_ms = io_clock_ms };
 	struct engine_options o = { .mirror = true, .ack_both = ack_both, .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20,
 		.inband_max = 1 << 20, .resend_us = 1000000, .crowd_least = 3 };

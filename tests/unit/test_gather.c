@@ -57,40 +57,45 @@ static void test_windows(void **state)
 	struct latency sides[2] = { { 0, 0 }, { 10, 10000 } };
 
 	(void)state;
-	gather_turn(&g, loop, 1, sides, 2);
+	gather_turn(&g, loop, 1, sides, 2, false);
 	assert_int_equal(g.others, 1000000);
 	near(g.wait, 0);
 	g.since -= 0.01;
-	gather_turn(&g, loop, 1, sides, 2);
+	gather_turn(&g, loop, 1, sides, 2, false);
 	assert_int_equal(g.others, 0);
 	assert_int_equal(g.clients, 0);
 	near(g.wait, GATHER_MAX_S);
+	near(g.set, GATHER_MAX_S);
+	gather_turn(&g, loop, 1, sides, 2, true); /* a flip holds requests */
+	near(g.set, 0);
+	gather_turn(&g, loop, 1, sides, 2, false);
+	near(g.set, GATHER_MAX_S);
 	near(g.since, ev_now(loop));
 	near(g.latency, 0.001);
 	sides[0].requests = 5; /* those since the last window count; without any, what was known does */
 	sides[0].us = 500;
 	g.since -= 0.01;
-	gather_turn(&g, loop, 1, sides, 2);
+	gather_turn(&g, loop, 1, sides, 2, false);
 	near(g.latency, 0.0001);
 	g.since -= 0.01;
-	gather_turn(&g, loop, 1, sides, 2);
+	gather_turn(&g, loop, 1, sides, 2, false);
 	near(g.latency, 0.0001);
 	g.others = 500; /* sixteen clients of this worker, as many of another one */
 	g.clients = 16;
 	g.since -= 0.01;
-	gather_turn(&g, loop, 2, sides, 2);
+	gather_turn(&g, loop, 2, sides, 2, false);
 	near(g.wait, 0.0001);
 	sides[0].requests += 5;
 	sides[0].us += 5000;
 	g.others = 500;
 	g.clients = 16;
 	g.since -= 0.01;
-	gather_turn(&g, loop, 2, sides, 2);
+	gather_turn(&g, loop, 2, sides, 2, false);
 	near(g.wait, 32 * GATHER_EACH_S);
 	g.since += 3600; /* the clock was set back */
 	g.others = 1000;
 	g.clients = 1000;
-	gather_turn(&g, loop, 1, sides, 2);
+	gather_turn(&g, loop, 1, sides, 2, false);
 	near(g.wait, 0);
 	near(g.since, ev_now(loop));
 	ev_loop_destroy(loop);

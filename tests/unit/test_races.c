@@ -80,11 +80,9 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 
 static void io_refresh(void *ctx, enum side side, const char *why) { (void)side, (void)why, ((struct world *)ctx)->asked_anew++; }
 
-static bool io_is_up(void *ctx, enum side side, uint16_t slot)
-{
-	(void)slot;
-	return ((struct world *)ctx)->up[side];
-}
+static bool io_is_up(void *ctx, enum side side, uint16_t slot) { return (void)slot, ((struct world *)ctx)->up[side]; }
+
+static bool io_are_up(void *ctx, const struct slot_set *slots) { (void)slots; return io_is_up(ctx, SIDE_SOURCE, 0) && io_is_up(ctx, SIDE_TARGET, 0); }
 
 static uint64_t io_generation(void *ctx, enum side side)
 {
@@ -178,7 +176,7 @@ static int begin(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
 	struct engine_io io = { .ctx = w, .send = io_send, .send_each = io_send_each, .answer = io_answer, .redirect = io_redirect, .refresh = io_refresh,
-		.is_up = io_is_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
+		.is_up = io_is_up, .are_up = io_are_up, .generation = io_generation, .has_expires = io_has_expires, .receiver = io_receiver, .is_cluster = io_is_cluster,
 		.repair = io_repair, .rescan = io_rescan, .copied = io_copied, .failing = io_failing, .changed = io_changed, .held = io_held, .fenced = io_fenced, .alone = io_alone, .now_us = io_now_us, .coarse_us = io_now_us, .clock_ms = io_clock_ms };
 	struct engine_options o = { .mirror = true, .queue_max = 1 << 20, .dirty_max = 100, .known_max = 100, .request_max = 1 << 20,
 		.inband_max = 1 << 20, .resend_us = 1000000 };
