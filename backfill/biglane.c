@@ -19,6 +19,7 @@
 struct biglane {
 	struct backfill *b;
 	struct queue urgent, waiting; /* repairs; scan copies */
+	bool repaired;          /* the last that went was a repair */
 	struct item *current;   /* being copied, or waiting for its hold */
 	struct large *job;
 	struct hold hold;
@@ -412,13 +413,21 @@ static void lane_tick(struct biglane *l, double now)
 		settle(l);
 }
 
-/* The line whose first key may be copied now: repairs first. */
+/* How many of a line may go: of the scan's copies as the pace allows, but what is dropped goes at once. */
+static size_t lane_open(const struct biglane *l, const struct queue *line, double now)
+{
+	bool dropped = line->n && item_dropped(line->head);
+
+	return line == &l->urgent || dropped || (!l->b->scan.paused && pace_allowed(&l->b->pace, now, 1)) ? line->n : 0;
+}
+
+/* The line whose first key may be copied now: by turns, for keys that are written all the time need repairs all the time. */
 static struct queue *lane_queue(struct biglane *l, double now)
 {
-	struct queue *lines[] = { &l->urgent, &l->waiting };
+	struct queue *lines[] = { l->repaired ? &l->waiting : &l->urgent, l->repaired ? &l->urgent : &l->waiting };
 
 	for (int k = 0; k < 2; k++)
-		for (size_t n = lines[k]->n; n > 0; n--) {
+		for (size_t n = lane_open(l, lines[k], now); n > 0; n--) {
 			if (!needs_hold(l, lines[k]->head) || now >= l->no_hold_until || item_dropped(lines[k]->head))
 				return lines[k];
 			queue_push(lines[k], queue_pop(lines[k]));
@@ -436,10 +445,8 @@ void biglane_feed(struct biglane *l, double now)
 		lane_tick(l, now);
 	if (l->current || l->asked || l->hold.state != HOLD_NONE || !(q = lane_queue(l, now)))
 		return;
-	i = q->head;
-	if (i->unit && !item_dropped(i) && (b->scan.paused || !pace_allowed(&b->pace, now, 1)))
-		return;
-	l->current = queue_pop(q);
+	l->repaired = q == &l->urgent;
+	l->current = i = queue_pop(q);
 	if (i->unit)
 		pace_spend(&b->pace, 1, 0);
 	if (item_dropped(i)) {
