@@ -522,6 +522,16 @@ void control_pace(struct control *c)
 			discovery_hold(c->discovery[s], phases_fencing(c->phases));
 }
 
+static void settle_record(struct control *c)
+{
+	char err[512];
+	bool ok = state_settle(c->state, err, sizeof(err));
+
+	if (!ok && !c->unsettled)
+		log_warning("phase record: %s; it is in force all the same, and this is tried again", err);
+	c->unsettled = !ok;
+}
+
 static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct control *c = w->data;
@@ -532,6 +542,8 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
 		return;
 	phases_tick(c->phases, control_now(c));
 	control_pace(c);
+	if (!phases_urgent(c->phases))
+		settle_record(c);
 }
 
 /* ---- orders, configuration ---- */

@@ -61,6 +61,7 @@ struct control {
 	unsigned looking; /* bit per side: phases wait for a refresh of it; LOOKING_MARKER: for the marker behind the target's */
 	struct state_record record; /* what phases begin with */
 	bool has_record;  /* …and it is on the disk */
+	bool unsettled;   /* …but not under its proper name, which the log has told */
 	int assume;       /* --assume-authority: enum side, or -1 */
 	bool assumed;     /* …made the record */
 	struct {

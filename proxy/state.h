@@ -4,11 +4,16 @@
  * in place, and carries a version and an XXH3 checksum; a record that cannot be trusted stops the start. What is durable is either the old record
  * or the new one:
  *
- *   state_prepare  temporary file written and fsynced     the old record is in force; failing here changes nothing
- *   state_write    (prepare, unless done) rename          the record is issued: the outcome is unknown until …
- *                  fsync of the directory                 … this returns: the new record is in force
+ *   state_write    phase.tmp written and fsynced           the old record is in force; failing here changes nothing
+ *                  renamed to phase                        the record is issued: the outcome is unknown until …
+ *                  fsync of the directory                  … this returns: the new record is in force
  *
- * A flip prepares before the fence is raised, so that only rename and one fsync lie inside the pause.
+ * A flip prepares its record before the fence is raised, so that the write of one block lies inside the pause (state_commit.h):
+ *
+ *   state_prepare  phase.next written, its name durable    the old record is in force; failing here changes nothing
+ *   state_write    of the same record: phase.commit        issued; when it returns, phase.next is in force: its epoch is the higher one
+ *   state_settle   phase.next renamed to phase             changes nothing; in its own time, before anything else is written
+ *
  * Thread: control only. */
 #ifndef CROSSFADE_STATE_H
 #define CROSSFADE_STATE_H
@@ -72,8 +77,11 @@ bool state_has_record(const struct state *s);
 bool state_was_clean(const struct state *s);
 const struct state_record *state_loaded(const struct state *s); /* valid if state_has_record */
 
+/* There must be one already. */
 bool state_prepare(struct state *s, const struct state_record *r, char *err, size_t errlen);
 enum state_result state_write(struct state *s, const struct state_record *r, char *err, size_t errlen);
+/* Gives a record that was prepared and is in force its proper name; nothing to do in most cases. False: err says why; to be tried again. */
+bool state_settle(struct state *s, char *err, size_t errlen);
 /* The process ends in order: nothing is owed. */
 void state_mark_clean(struct state *s);
 

@@ -11,8 +11,9 @@ from .world import Broken, require
 
 PHASES = ("proxy", "backfill", "backfill", "synced", "synced", "cutover", "cutover", "flip", "rollback", "finished")
 # Crash points of flip.c and state.c, in the order in which a flip passes them, and who is the authority after each: "old" or "new".
-STEPS = (("flip-fencing", "old"), ("flip-settling", "old"), ("flip-before-record", "old"), ("record-before-rename", "old"), ("record-after-rename", "new"),
-         ("flip-after-record", "new"), ("flip-releasing", "new"), ("flip-done", "new"))
+STEPS = (("record-before-rename", "old"), ("record-after-rename", "old"), ("flip-fencing", "old"), ("flip-settling", "old"), ("flip-before-record", "old"),
+         ("record-before-commit", "old"), ("record-after-commit", "new"), ("flip-after-record", "new"), ("flip-releasing", "new"), ("flip-done", "new"),
+         ("record-settling", "new"))
 
 
 def asks(proxy, *args):

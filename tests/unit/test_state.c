@@ -24,10 +24,10 @@ static int setup(void **state)
 
 static void remove_dir(void)
 {
-	const char *names[] = { "phase", "phase.tmp", "lock", "clean" };
+	const char *names[] = { "phase", "phase.tmp", "phase.next", "phase.commit", "lock", "clean" };
 	char path[128];
 
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++) {
 		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
 		unlink(path);
 	}
@@ -99,7 +99,6 @@ static void test_round_trip(void **state)
 	char err[256];
 
 	(void)state;
-	assert_true(state_prepare(s, r, err, sizeof(err)));
 	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
 	state_close(s);
 	s = open_ok();
@@ -130,6 +129,176 @@ static void test_prepared_is_not_written(void **state)
 	s = open_ok();
 	assert_int_equal(state_loaded(s)->epoch, 43);
 	state_close(s);
+	free(r);
+}
+
+static void name_in(char path[128], const char *name)
+{
+	snprintf(path, 128, "%s/%s", dir, name);
+}
+
+static bool is_there(const char *name)
+{
+	char path[128];
+
+	name_in(path, name);
+	return access(path, F_OK) == 0;
+}
+
+static void flip_byte(const char *name, long at)
+{
+	char path[128];
+
+	name_in(path, name);
+	FILE *f = fopen(path, "r+");
+	assert_non_null(f);
+	fseek(f, at, SEEK_SET);
+	int was = fgetc(f);
+	fseek(f, at, SEEK_SET);
+	fputc(was ^ 1, f);
+	fclose(f);
+}
+
+/* A directory as a kill right after the commit leaves it: phase has epoch 41, phase.next 42, and that is in force. */
+static void leave_unsettled(void)
+{
+	struct state_record *r = sample();
+	struct state *s = open_ok();
+	char err[256];
+
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	r->epoch = 42;
+	assert_true(state_prepare(s, r, err, sizeof(err)));
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	state_close(s);
+	free(r);
+}
+
+static void expect_epoch(uint64_t epoch)
+{
+	struct state *s = open_ok();
+
+	assert_true(state_has_record(s));
+	assert_int_equal(state_loaded(s)->epoch, epoch);
+	state_close(s);
+}
+
+static void test_committed_is_in_force(void **state)
+{
+	char err[256];
+
+	(void)state;
+	leave_unsettled();
+	assert_true(is_there("phase.next"));
+	expect_epoch(42);
+	struct state *s = open_ok();
+	assert_true(state_settle(s, err, sizeof(err)));
+	assert_false(is_there("phase.next"));
+	state_close(s);
+	expect_epoch(42);
+}
+
+/* Whatever is written next must not be written over by the renaming, nor lose what is in force if it is only prepared. */
+static void test_what_comes_after_an_unsettled_one(void **state)
+{
+	struct state_record *r = sample();
+	char err[256];
+
+	(void)state;
+	leave_unsettled();
+	struct state *s = open_ok();
+	r->epoch = 43;
+	assert_true(state_prepare(s, r, err, sizeof(err)));
+	state_close(s);
+	expect_epoch(42);
+	remove_dir();
+	leave_unsettled();
+	s = open_ok();
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	assert_true(state_settle(s, err, sizeof(err)));
+	state_close(s);
+	expect_epoch(43);
+	free(r);
+}
+
+/* The outcome of the commit was not known, and a record of a higher epoch was written: that one counts, whatever became of the commit. */
+static void test_higher_epoch_ends_an_unknown_commit(void **state)
+{
+	struct state_record *r = sample();
+	char err[256];
+
+	(void)state;
+	struct state *s = open_ok();
+	r->epoch = 43;
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	free(r);
+	state_close(s);
+	char from[128], to[128];
+	name_in(from, "phase");
+	snprintf(to, sizeof(to), "%s/phase.43", parent);
+	assert_int_equal(rename(from, to), 0);
+	leave_unsettled();
+	assert_int_equal(rename(to, from), 0);
+	expect_epoch(43);
+}
+
+static void expect_corrupt(void)
+{
+	char err[512];
+	int code;
+
+	assert_null(state_open(dir, err, sizeof(err), &code));
+	assert_int_equal(code, STATE_EXIT_CORRUPT);
+	assert_non_null(strstr(err, "do not fit each other"));
+}
+
+static void test_damaged_commit_stops(void **state)
+{
+	char path[128];
+
+	(void)state;
+	leave_unsettled();
+	for (unsigned file = 0; file < 2; file++)
+		for (long i = 0; i < 512; i++) {
+			const char *name = file ? "phase.next" : "phase.commit";
+			if (file && i == 400)
+				break;
+			flip_byte(name, i);
+			expect_corrupt();
+			flip_byte(name, i);
+		}
+	expect_epoch(42);
+	name_in(path, "phase.next");
+	assert_int_equal(truncate(path, 100), 0);
+	expect_corrupt();
+	name_in(path, "phase"); /* to start anew, as the message says */
+	assert_int_equal(unlink(path), 0);
+	struct state *s = open_ok();
+	assert_false(state_has_record(s));
+	assert_false(is_there("phase.next") || is_there("phase.commit"));
+	state_close(s);
+}
+
+/* A commit that failed before it reached the disk: nothing changes, and the next flip goes its way. */
+static void test_made_but_never_written(void **state)
+{
+	struct state_record *r = sample();
+	struct state *s = open_ok();
+	char err[256], path[128];
+
+	(void)state;
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	r->epoch = 42;
+	assert_true(state_prepare(s, r, err, sizeof(err)));
+	state_close(s);
+	name_in(path, "phase.commit");
+	assert_int_equal(truncate(path, 0), 0);
+	expect_epoch(41);
+	s = open_ok();
+	assert_true(state_prepare(s, r, err, sizeof(err)));
+	assert_int_equal(state_write(s, r, err, sizeof(err)), STATE_DURABLE);
+	state_close(s);
+	expect_epoch(42);
 	free(r);
 }
 
@@ -251,6 +420,11 @@ int main(void)
 		CASE(test_first_start),
 		CASE(test_round_trip),
 		CASE(test_prepared_is_not_written),
+		CASE(test_committed_is_in_force),
+		CASE(test_what_comes_after_an_unsettled_one),
+		CASE(test_higher_epoch_ends_an_unknown_commit),
+		CASE(test_damaged_commit_stops),
+		CASE(test_made_but_never_written),
 		CASE(test_damage_is_noticed),
 		CASE(test_contradiction_is_refused),
 		CASE(test_corrupt_file_stops),
