@@ -13,9 +13,14 @@ static ev_tstamp less(ev_tstamp a, ev_tstamp b)
 	return a < b ? a : b;
 }
 
+static ev_tstamp more(ev_tstamp a, ev_tstamp b)
+{
+	return a > b ? a : b;
+}
+
 ev_tstamp gather_wait(uint64_t others, unsigned clients, ev_tstamp seconds, ev_tstamp latency)
 {
-	ev_tstamp wait = less(less(latency, GATHER_MAX_S), clients * GATHER_EACH_S);
+	ev_tstamp quick = less(less(latency, GATHER_MAX_S), clients * GATHER_EACH_S), wait = more(quick, less(latency * GATHER_SHARE, GATHER_SLOW_MAX_S));
 
 	return (ev_tstamp)others * wait >= GATHER_LEAST * seconds ? wait : 0;
 }

@@ -2,7 +2,8 @@
  * write to a server carries several requests, and neither it nor we are woken for each.
  *
  * The wait is no longer than what the servers take to answer, than GATHER_MAX_S, and than GATHER_EACH_S for each client that sends: with few of them all would soon
- * wait for us, and nothing come any more. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
+ * wait for us, and nothing come any more. Of servers that are slow, mostly since much waits there, it may take GATHER_SHARE, up to GATHER_SLOW_MAX_S: nobody notices, and fewer
+ * wake-ups is what they need. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
  * would be waited for. It is counted from one look to the next, so that a loop that is busy anyway does not wait at all.
  * While it waits long, the replies of a pipeline wait for those behind them, too (client.c), and effects for more of them (worker.c).
  * Looked after every GATHER_WINDOW_S at most, so that a turn costs one comparison. Thread: the worker's. */
@@ -18,6 +19,8 @@
 #define GATHER_WINDOW_S 0.005
 #define GATHER_MAX_S 0.0003
 #define GATHER_EACH_S 0.000005
+#define GATHER_SHARE 0.2
+#define GATHER_SLOW_MAX_S 0.001
 #define GATHER_LEAST 3
 #define GATHER_LONG_S 0.0001
 

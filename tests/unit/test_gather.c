@@ -22,7 +22,10 @@ static void test_wait(void **state)
 	near(gather_wait(150, 45, 0.005, 0.00012), 0.00012); /* 30,000/s: what the servers take */
 	near(gather_wait(150, 45, 0.005, 0.00004), 0);     /* servers are quick: hardly anybody would come meanwhile */
 	near(gather_wait(1000, 200, 0.005, 0.00004), 0.00004);
-	near(gather_wait(500, 400, 0.005, 0.02), GATHER_MAX_S);
+	near(gather_wait(500, 400, 0.005, 0.001), GATHER_MAX_S);
+	near(gather_wait(50, 50, 0.005, 0.003), 0.0006);   /* slow: a fifth, … */
+	near(gather_wait(500, 400, 0.005, 0.02), GATHER_SLOW_MAX_S); /* … but no more than this */
+	near(gather_wait(10, 8, 0.005, 0.005), 0);         /* … and if somebody comes */
 	near(gather_wait(250, 8, 0.005, 0.0002), 0);       /* eight that are fast: in 40 µs only two of them come */
 	near(gather_wait(500, 16, 0.005, 0.0002), 16 * GATHER_EACH_S);
 	near(gather_wait(500, 400, 5, 0.02), 0);           /* the same after a rest */
@@ -86,7 +89,7 @@ static void test_windows(void **state)
 	gather_turn(&g, loop, 2, sides, 2, false);
 	near(g.wait, 0.0001);
 	sides[0].requests += 5;
-	sides[0].us += 5000;
+	sides[0].us += 2500;
 	g.others = 500;
 	g.clients = 16;
 	g.since -= 0.01;
