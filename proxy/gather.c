@@ -43,7 +43,7 @@ void gather_window(struct gather *g, struct ev_loop *loop, unsigned workers, con
 {
 	look_at_latency(g, sides, n);
 	ev_tstamp now = ev_now(loop), seconds = now - g->since;
-	ev_tstamp wait = seconds > 0 ? gather_wait(g->others, g->clients * workers, seconds, g->latency) : 0;
+	ev_tstamp wait = seconds > 0 ? gather_wait(g->others * workers, g->clients * workers, seconds, g->latency) : 0;
 
 	g->wait = wait;
 	g->others = 0;

@@ -3,7 +3,7 @@
  *
  * The wait is no longer than what the servers take to answer, than GATHER_MAX_S, and than GATHER_EACH_S for each client that sends: with few of them all would soon
  * wait for us, and nothing come any more. Of servers that are slow, mostly since much waits there, it may take GATHER_SHARE, up to GATHER_SLOW_MAX_S: nobody notices, and fewer
- * wake-ups is what they need. Of several workers each takes its own clients for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
+ * wake-ups is what they need. Of several workers each takes its own clients, and what they send, for its share of all. There is none where it would bring nothing: when no client but one sends, or when fewer than GATHER_LEAST clients
  * would be waited for. It is counted from one look to the next, so that a loop that is busy anyway does not wait at all.
  * While it waits long, the replies of a pipeline wait for those behind them, too (client.c), and effects for more of them (worker.c).
  * Looked after every GATHER_WINDOW_S at most, so that a turn costs one comparison. Thread: the worker's. */
