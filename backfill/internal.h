@@ -26,7 +26,7 @@
 #include "backfill/keyspace.h"
 #include "backfill/large.h"
 
-#define COPIES_MAX 16384         /* scan copies alive, whoever holds them */
+#define COPIES_MAX 32768         /* scan copies alive, whoever holds them */
 #define BYTES_MAX (16u << 20)    /* values being read or waiting for their answer */
 #define NODE_WINDOW 1024         /* keys being read from one node at once */
 #define NODE_LISTS 48            /* slot lists awaited from one node */

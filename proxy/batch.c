@@ -4,8 +4,14 @@
 
 #include "proxy/worker.h"
 
+void batch_open(struct worker *w)
+{
+	assert(!w->batch.open && !w->batch.n);
+	w->batch.open = true;
+}
+
 /* What a submitted request sets off may submit others: those go at once. */
-static void submit_all(struct worker *w)
+void batch_close(struct worker *w)
 {
 	struct batch *b = &w->batch;
 	unsigned n = b->n;
@@ -14,17 +20,6 @@ static void submit_all(struct worker *w)
 	b->open = false;
 	for (unsigned i = 0; i < n; i++)
 		engine_submit(w->engine, b->req[i]);
-}
-
-void batch_open(struct worker *w)
-{
-	assert(!w->batch.open && !w->batch.n);
-	w->batch.open = true;
-}
-
-void batch_close(struct worker *w)
-{
-	submit_all(w);
 }
 
 /* Of others somebody else may tell the engine, too, or ask it, and they are to be there then. */
@@ -42,7 +37,7 @@ void batch_submit(struct worker *w, struct req *r)
 		return;
 	}
 	if (!is_plain(r)) {
-		submit_all(w); /* first what came before it */
+		batch_close(w); /* first what came before it */
 		engine_submit(w->engine, r);
 		b->open = true;
 		return;
@@ -51,7 +46,7 @@ void batch_submit(struct worker *w, struct req *r)
 	worker_fetch_routes(w, r->slot);
 	b->req[b->n++] = r;
 	if (b->n == BATCH_MAX) {
-		submit_all(w);
+		batch_close(w);
 		b->open = true;
 	}
 }

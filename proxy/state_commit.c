@@ -30,7 +30,10 @@ bool commit_write(int fd, const struct commit *c)
 	char block[BLOCK + 1];
 
 	render(c, block);
-	return pwrite(fd, block, BLOCK, 0) == BLOCK;
+	ssize_t n = pwrite(fd, block, BLOCK, 0);
+	if (n >= 0 && n < BLOCK)
+		errno = ENOSPC; /* the only reason there is */
+	return n == BLOCK;
 }
 
 int commit_open(int dir_fd)
@@ -40,7 +43,7 @@ int commit_open(int dir_fd)
 
 	if (fd < 0)
 		return -1;
-	if (fstat(fd, &st) == 0 && (st.st_size == BLOCK || (commit_write(fd, &(struct commit){ 0 }) && fsync(fd) == 0)))
+	if (fstat(fd, &st) == 0 && (st.st_size == BLOCK || commit_write(fd, &(struct commit){ 0 })))
 		return fd;
 	int saved = errno;
 	close(fd);
