@@ -144,8 +144,10 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	if (!w->upstreams[node]->addr_len)
 		return NODE_NONE;
 	if (moved) {
-		worker_route(w, side, slot, node);
+		lookout_route(w, side, slot, node);
 		atomic_fetch_add(&w->fleet->epoch, 1);
+	} else {
+		lookout_redirected(w, w->upstreams[node], slot);
 	}
 	return node;
 }
