@@ -115,7 +115,6 @@ struct upstream {
 	bool watching;
 	unsigned flushes, nulls_due; /* of our own, from expect to end; pushes about them that have not come */
 	bool in_doubt;           /* the owner's: an order to all nodes was on its way when it was lost */
-	bool late;               /* the owner's: watched, but not from the beginning (lookout.h) */
 	bool missed;             /* a watched connection was lost, or slots came before it was up: the owner has to look when it is */
 	int64_t client_id;       /* of this connection at the server; 0 unknown */
 	int64_t zombie_id;       /* of the one given up before */

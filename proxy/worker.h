@@ -13,7 +13,6 @@
 #include "proxy/fleet.h"
 #include "proxy/gather.h"
 #include "proxy/known.h"
-#include "proxy/lookout.h"
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
 #include "proxy/pubsub.h"
@@ -69,7 +68,6 @@ struct worker {
 	struct waitaof *waitaof;     /* those that were ever taken */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
 	struct killers *killers;     /* likewise, kill.c's */
-	struct lookout lookout;
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
 	bool mirror_proving;
 	unsigned mirror_answers;
@@ -191,10 +189,12 @@ bool worker_lingers(const struct worker *w); /* many send, and the loop waits lo
 void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot; to this worker's own engine perhaps not before the end of the input that is looked at (batch.h) */
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);
+void worker_flush_seen(struct worker *w); /* somebody else's FLUSHALL or FLUSHDB */
 void worker_drain(struct worker *w);
 void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
 void worker_send_all_nodes(struct worker *w, enum side side, const char *p, size_t n, reply_fn *fn, void *arg, unsigned *count);
+void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node); /* the slot's node from now on */
 /* The nodes that answer clients, as indices in upstreams, into room for nupstreams; returns how many. */
 unsigned worker_answering(const struct worker *w, uint16_t *nodes);
 /* How many databases clients may select: those that both sides have. */

@@ -144,10 +144,8 @@ static uint16_t io_redirect(void *ctx, enum side side, uint16_t slot, struct sli
 	if (!w->upstreams[node]->addr_len)
 		return NODE_NONE;
 	if (moved) {
-		lookout_route(w, side, slot, node);
+		worker_route(w, side, slot, node);
 		atomic_fetch_add(&w->fleet->epoch, 1);
-	} else {
-		lookout_redirected(w, w->upstreams[node], slot);
 	}
 	return node;
 }
