@@ -28,6 +28,17 @@ static void on_accept_again(struct ev_loop *loop, ev_timer *t, int revents)
 		ev_io_start(loop, &w->listeners[i].io);
 }
 
+/* Counted before it is made: several workers accept at once. */
+static bool take_place(struct fleet *f)
+{
+	uint64_t n = atomic_load(&f->nclients);
+
+	while (n < (uint64_t)atomic_load(&f->maxclients))
+		if (atomic_compare_exchange_weak(&f->nclients, &n, n + 1))
+			return true;
+	return false;
+}
+
 static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
 {
 	struct listener *l = (struct listener *)io;
@@ -45,11 +56,10 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
 			ev_timer_again(loop, &w->accept_again); /* the kernel keeps them in the queue meanwhile */
 			return;
 		}
-		if (atomic_load(&w->fleet->nclients) >= (uint64_t)atomic_load(&w->fleet->maxclients)) {
+		if (take_place(w->fleet))
+			client_new(w, fd, l->tls);
+		else
 			refuse(fd, l->tls);
-			continue;
-		}
-		client_new(w, fd, l->tls);
 	}
 }
 

@@ -143,7 +143,6 @@ struct client *client_new(struct worker *w, int fd, bool tls)
 	if (c->next)
 		c->next->prev = c;
 	w->clients = c;
-	atomic_fetch_add(&w->fleet->nclients, 1);
 	atomic_fetch_add_explicit(&w->stats->clients, 1, memory_order_relaxed);
 	stat_bump(&w->stats->connections);
 	if (tls)

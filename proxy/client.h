@@ -72,7 +72,7 @@ static inline bool client_is_dead(const struct client *c)
 
 static const char no_such_db[] = "ERR DB index is out of range";
 
-struct client *client_new(struct worker *w, int fd, bool tls);
+struct client *client_new(struct worker *w, int fd, bool tls); /* fleet->nclients counts it already */
 void client_again_soon(struct worker *w, struct client *c);    /* at the end of the turn its input is looked at again, and it is read */
 void client_put_back(struct client *c, const char *p, size_t n); /* its input begins with these bytes, from now on */
 /* Its connection is fd from now on, plain; the TLS connection that it was is the caller's. It is not read from, nor written to, just now. */

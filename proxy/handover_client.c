@@ -344,6 +344,7 @@ static void adopt_session(struct worker *w, struct client *c, const struct hande
 
 static void adopt(struct worker *w, struct handed *h)
 {
+	atomic_fetch_add(&w->fleet->nclients, 1); /* beyond maxclients, too: it is there */
 	struct client *c = client_new(w, h->fd, false);
 
 	h->fd = -1;

@@ -1,6 +1,7 @@
 """The process: its exit codes, signals, files and logs."""
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -356,6 +357,28 @@ def test_second_term_ends_at_once(crossfade, standalone):
         assert proxy.wait_exit(5) != 0
         assert time.monotonic() - at < 2
     server.thaw()
+
+
+def test_maxclients_holds_when_many_come_at_once(redis, crossfade):
+    """Workers that accept at the same time do not let in one more each; and nobody is turned away while there is room."""
+    proxy = crossfade(redis, config={"maxclients": 10, "workers": 4})
+    for _ in range(20):
+        wait_until("all have left", lambda: proxy.status()["clients"] == 0)
+        socks = [socket.socket() for _ in range(40)]
+        try:
+            proxy.signal(signal.SIGSTOP)  # so that all of them wait when the workers begin
+            for s in socks:
+                s.settimeout(30)
+                s.connect(("127.0.0.1", proxy.port))
+            proxy.signal(signal.SIGCONT)
+            answers = []
+            for s in socks:
+                s.sendall(b"PING\r\n")
+                answers.append(s.recv(100)[:5])
+            assert sorted(answers) == [b"+PONG"] * 10 + [b"-ERR "] * 30
+        finally:
+            for s in socks:
+                s.close()
 
 
 def test_reload(redis, crossfade):
