@@ -1,7 +1,6 @@
 """The process: its exit codes, signals, files and logs."""
 import os
 import re
-import signal
 import socket
 import stat
 import subprocess
@@ -366,11 +365,11 @@ def test_maxclients_holds_when_many_come_at_once(redis, crossfade):
         wait_until("all have left", lambda: proxy.status()["clients"] == 0)
         socks = [socket.socket() for _ in range(40)]
         try:
-            proxy.signal(signal.SIGSTOP)  # so that all of them wait when the workers begin
+            proxy.freeze()  # so that all of them wait when the workers begin
             for s in socks:
                 s.settimeout(30)
                 s.connect(("127.0.0.1", proxy.port))
-            proxy.signal(signal.SIGCONT)
+            proxy.thaw()
             answers = []
             for s in socks:
                 s.sendall(b"PING\r\n")
