@@ -147,7 +147,7 @@ void fleet_set_password(struct fleet *f, enum side side, const char *password);
 void fleet_acl(struct fleet *f, struct acl *acl);         /* new users; each worker takes a reference */
 unsigned fleet_owner(const struct fleet *f, uint16_t slot); /* the one place that knows */
 
-/* The backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */
+/* fleet_host.c: the backfill worker's host functions that need an owner; called on the backfill thread (from = THREAD_BACKFILL). */
 uint64_t fleet_token(struct fleet *f, keyhash key, uint16_t slot, bool quiet);
 void fleet_fetch_token(struct fleet *f, keyhash key, uint16_t slot);
 enum side fleet_authority(struct fleet *f, uint16_t slot);
