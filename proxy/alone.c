@@ -111,7 +111,7 @@ static void owner_end(void *arg)
 	struct worker *w = p->owner;
 
 	if (expects_no_more(w, a))
-		worker_flush_seen(w);
+		lookout_flushed(w);
 	w->alone_part = NULL;
 	engine_alone_end(w->engine, a->result, a->why);
 	post(w, conductor_of(w), owner_is_open, p);

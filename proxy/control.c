@@ -389,10 +389,12 @@ static void on_changed(void *ctx, enum side side, struct topology *t)
 	log_topology(t);
 	if (side == SIDE_TARGET)
 		marker_io_topology(c->marker.io, t);
-	if (c->run == CONTROL_SERVING)
-		publish(c, t);
-	else
+	if (c->run != CONTROL_SERVING) {
 		control_try_serve(c);
+		return;
+	}
+	publish(c, t);
+	control_lookout(c, side);
 }
 
 static void on_replaced(void *ctx, enum side side, const struct node *now, const char *what, const uint8_t *flags)
@@ -437,6 +439,7 @@ static void on_done(void *ctx, enum side side)
 	else if (side == SIDE_TARGET)
 		control_marker_look(c);
 	control_looked(c, 1u << side);
+	control_lookout(c, side);
 }
 
 /* ---- what workers tell ---- */
@@ -445,6 +448,12 @@ void control_topology_wanted(struct control *c, enum side side, const char *why)
 {
 	if (c->discovery[side])
 		discovery_wanted(c->discovery[side], why);
+}
+
+void control_watched(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why)
+{
+	phases_watched(c->phases, worker, flip, ok, why, control_now(c));
+	control_pace(c);
 }
 
 void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why)

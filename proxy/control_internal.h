@@ -73,6 +73,10 @@ struct control {
 		char why[320];
 		char foreign[320];       /* how it contradicts the record; "" */
 	} marker;
+	struct {                     /* control_lookout.c */
+		uint64_t layout;
+		int64_t moved_at;        /* last time that slots were seen to be on the move, in control_now(); 0: never */
+	} lookout[SIDES];
 	struct state_side seen[SIDES];
 	struct failing failing[FAILING_KINDS];
 	char logfile[4096];
@@ -112,6 +116,9 @@ void control_marker_pulse(struct control *c);
 bool control_marker_unknown(struct control *c);
 void control_marker_look(struct control *c); /* control_looked(LOOKING_MARKER) when it is known */
 void control_marker_put(struct control *c, uint64_t flip, const char *migration, uint64_t epoch);
+
+/* control_lookout.c */
+void control_lookout(struct control *c, enum side side); /* a refresh of the side has ended, or shows something new */
 
 /* control_io.c */
 extern const struct phase_io control_phase_io;

@@ -104,6 +104,11 @@ static void io_mark(void *ctx, uint64_t flip, const char *migration, uint64_t ep
 	control_marker_put(ctx, flip, migration, epoch);
 }
 
+static void io_watch(void *ctx, uint64_t flip, bool force)
+{
+	fleet_watch(((struct control *)ctx)->fleet, flip, force);
+}
+
 static bool io_prepare(void *ctx, const struct state_record *r, char *err, size_t errlen)
 {
 	return state_prepare(((struct control *)ctx)->state, r, err, errlen);
@@ -219,6 +224,7 @@ const struct phase_io control_phase_io = {
 	.facts = io_facts,
 	.look = io_look,
 	.mark = io_mark,
+	.watch = io_watch,
 	.prepare = io_prepare,
 	.write = io_write,
 	.mirror = io_mirror,

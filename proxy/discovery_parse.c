@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "proxy/address.h"
+#include "resp/digits.h"
 #include "resp/parse.h"
 
 static bool text_of(struct slice reply, struct slice *text)
@@ -228,6 +229,8 @@ void cluster_slots_release(struct cluster_slots *c)
 
 /* ---- CLUSTER NODES: id ip:port@cport[,hostname] flags master ping pong epoch link slots… ---- */
 
+#define NODES_LINE_FIXED 8 /* words before the slots */
+
 struct nodes_line {
 	struct slice id, address, flags;
 	bool slots, migrating;
@@ -240,7 +243,7 @@ static bool nodes_line(struct slice line, struct nodes_line *l)
 	memset(l, 0, sizeof(*l));
 	if (!next_word(&line, &l->id) || !next_word(&line, &l->address) || !next_word(&line, &l->flags))
 		return false;
-	for (int i = 0; i < 5; i++)
+	for (int i = 3; i < NODES_LINE_FIXED; i++)
 		if (!next_word(&line, &skip))
 			return false;
 	while (next_word(&line, &skip)) {
@@ -353,6 +356,42 @@ bool cluster_nodes_migrating(struct slice reply)
 	while (next_line(&text, &line))
 		if (nodes_line(line, &l) && l.migrating)
 			return true;
+	return false;
+}
+
+/* "5461-10922", "7", "[77->-id]", "[93-<-id]" */
+static void claim(struct slice word, struct slot_set *has, struct slot_set *moving)
+{
+	struct slot_set *to = *word.p == '[' ? moving : has;
+	struct slice first = *word.p == '[' ? slice(word.p + 1, word.n - 1) : word;
+	const char *dash = memchr(first.p, '-', first.n);
+	int64_t from, last;
+
+	if (!resp_string_to_int(first.p, dash ? (size_t)(dash - first.p) : first.n, &from) || from < 0 || from >= SLOTS)
+		return;
+	if (to == moving || !dash || !resp_string_to_int(dash + 1, (size_t)(first.p + first.n - dash - 1), &last) || last >= SLOTS)
+		last = from;
+	for (; from <= last; from++)
+		slot_set_add(to, (unsigned)from);
+}
+
+bool cluster_nodes_claims(struct slice reply, struct slot_set *has, struct slot_set *moving)
+{
+	struct slice text, line, word;
+	struct nodes_line l;
+
+	memset(has, 0, sizeof(*has));
+	memset(moving, 0, sizeof(*moving));
+	if (!text_of(reply, &text))
+		return false;
+	while (next_line(&text, &line)) {
+		if (!nodes_line(line, &l) || !has_flag(l.flags, "myself"))
+			continue;
+		for (unsigned i = 0; next_word(&line, &word); i++)
+			if (i >= NODES_LINE_FIXED)
+				claim(word, has, moving);
+		return true;
+	}
 	return false;
 }
 

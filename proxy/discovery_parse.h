@@ -3,6 +3,7 @@
 #define CROSSFADE_DISCOVERY_PARSE_H
 
 #include "proxy/config.h"
+#include "proxy/fleet.h"
 #include "resp/slice.h"
 
 struct server_info {
@@ -38,6 +39,8 @@ bool cluster_slots_parse(struct slice reply, const char *asked, struct cluster_s
 void cluster_nodes_parse(struct slice reply, const char *asked, struct cluster_slots *c);
 /* Only: is a slot on the move at the answering node? */
 bool cluster_nodes_migrating(struct slice reply);
+/* What the answering node says of itself: the slots that it has, and those on their way to or from it. False: it says nothing of itself. */
+bool cluster_nodes_claims(struct slice reply, struct slot_set *has, struct slot_set *moving);
 void cluster_slots_release(struct cluster_slots *c);
 
 /* TIME in microseconds, 0 if it is none. */

@@ -110,7 +110,7 @@ struct order {
 	struct slot_set slots;
 	enum side side;
 	unsigned max_pause_ms;
-	bool on;
+	bool on, force;
 	const char *password;
 	struct acl *acl;
 	const struct listen_fd *fds;
@@ -205,6 +205,30 @@ void fleet_topology(struct fleet *f, struct topology *t)
 		is_restless_now(f, t->side, ev_time());
 	to_all(f, do_topology, &(struct order){ .topology = t });
 	topology_unref(t);
+}
+
+static void do_lookout(void *arg)
+{
+	struct order *o = arg;
+
+	lookout_everywhere(o->w, o->side, o->on);
+}
+
+void fleet_lookout(struct fleet *f, enum side side, bool everywhere)
+{
+	to_all(f, do_lookout, &(struct order){ .side = side, .on = everywhere });
+}
+
+static void do_watch(void *arg)
+{
+	struct order *o = arg;
+
+	lookout_flip(o->w, o->flip, o->force);
+}
+
+void fleet_watch(struct fleet *f, uint64_t flip, bool force)
+{
+	to_all(f, do_watch, &(struct order){ .flip = flip, .force = force });
 }
 
 static void do_acl(void *arg)
@@ -469,6 +493,23 @@ void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why)
 
 	n->ok = ok;
 	tell(w, ready_told, n);
+}
+
+static void watched_told(void *arg)
+{
+	struct note *n = arg;
+
+	control_watched(n->control, n->worker, n->flip, n->ok, n->why);
+	free(n);
+}
+
+void fleet_tell_watched(struct worker *w, uint64_t flip, bool ok, const char *why)
+{
+	struct note *n = note_new(w, why);
+
+	n->flip = flip;
+	n->ok = ok;
+	tell(w, watched_told, n);
 }
 
 static void fenced_told(void *arg)

@@ -75,6 +75,7 @@ struct control; /* control.h: the receiver of the calls below */
 
 /* What workers tell control. Implemented by control.c; each runs on the control thread. */
 void control_topology_wanted(struct control *c, enum side side, const char *why); /* MOVED, lost connection …: refresh soon */
+void control_watched(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why); /* each node is, and nothing that others wrote is unknown; or not */
 void control_fenced(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why); /* drained and proven; or not */
 void control_settled(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why);
 void control_flipped(struct control *c, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram /* FLIP_BUCKETS, 100 us each, last is "more" */);
@@ -111,6 +112,10 @@ void fleet_topology(struct fleet *f, struct topology *t);             /* takes t
 bool fleet_restless(const struct fleet *f, enum side side, double now); /* in the last RESTLESS_S seconds the layout changed, slots moved, or a node did not take a command; any thread */
 /* Mirroring on: every write from now on has an effect; control_mirror_ready() when tracking is on and what was in flight before has ended. */
 void fleet_mirror(struct fleet *f, bool on);
+/* Workers watch all nodes of a side for what others write, or those where slots of theirs are (lookout.h). */
+void fleet_lookout(struct fleet *f, enum side side, bool everywhere);
+/* …all nodes of both sides, and nothing that others wrote is unknown: control_watched() from each worker. By force it is taken as it is. */
+void fleet_watch(struct fleet *f, uint64_t flip, bool force);
 /* Fence the slots (reads held, too), drain, PING on each data connection, WAIT on the new authority's replicas: control_fenced() from each worker. */
 void fleet_fence(struct fleet *f, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms);
 /* All are drained: what was published has been heard, and subscriptions stand on both sides: control_settled() from each worker. */

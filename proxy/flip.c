@@ -3,7 +3,8 @@
  *   order ─► WAITING ─gates hold─► FENCING ─all drained─► SETTLING ─all heard─► record ─durable─► RELEASING ─all flipped─► answer
  *            │  ▲ ▲                  │ deadline, or a         │                   │ unknown
  *            │  │ └── tried again ◄──┴─ worker could not ─────┘                   └─► RECORDING (held until a higher epoch is durable)
- *            └► MARKING: once in each flip to the target, before it is fenced (marker.h, race 15)
+ *            ├► MARKING: once in each flip to the target, before it is fenced (marker.h, race 15)
+ *            └► WATCHING: each time before it is fenced, so that what others wrote is known (lookout.h)
  *
  * Up to the record every failure undoes; from then on only forward (invariant 7, race 9). */
 #include <assert.h>
@@ -21,6 +22,7 @@
 #define RECORD_RETRY_MS 50
 #define BUCKET_US 100
 #define MARK_LIMIT_MS 5000
+#define WATCH_LIMIT_MS 5000
 
 unsigned slots_on(const struct state_record *r, enum side side)
 {
@@ -34,7 +36,7 @@ unsigned slots_on(const struct state_record *r, enum side side)
 static void flip_set_state(struct flip *f, enum flip_state state)
 {
 	f->state = state;
-	if (state == FLIP_FENCING || state == FLIP_SETTLING || state == FLIP_RELEASING)
+	if (state == FLIP_WATCHING || state == FLIP_FENCING || state == FLIP_SETTLING || state == FLIP_RELEASING)
 		f->nacked = 0;
 }
 
@@ -128,11 +130,12 @@ void flip_order(struct phases *p, enum side to, const struct order_args *a, stru
 	f->retry_at = now;
 	f->attempts = 0;
 	f->marked = to == SIDE_SOURCE || fault("race-15-marker");
+	f->watched = f->unwatched = false;
 	flip_set_state(f, FLIP_WAITING);
 	flip_tick(p, &facts, now);
 }
 
-/* ---- waiting, fencing ---- */
+/* ---- waiting, watching, fencing ---- */
 
 static void make_next(struct phases *p)
 {
@@ -179,6 +182,37 @@ static void flip_mark(struct phases *p, int64_t now)
 	p->io->mark(p->ctx, f->id, p->rec.migration, p->durable_epoch);
 }
 
+static void flip_watch(struct phases *p, int64_t now)
+{
+	struct flip *f = &p->flip;
+
+	f->id++;
+	f->deadline = now + WATCH_LIMIT_MS;
+	acked_clear(p);
+	flip_set_state(f, FLIP_WATCHING);
+	p->io->watch(p->ctx, f->id, f->unwatched);
+}
+
+/* Nothing is held: it is tried again for as long as the order waits, then refused, or done without. */
+static void watch_failed(struct phases *p, const char *why, int64_t now)
+{
+	struct flip *f = &p->flip;
+	struct gate g = { .name = "watched" };
+
+	snprintf(g.text, sizeof(g.text), "what others write past the proxy may be missed: %s", why);
+	log_limited(LOG_VERBOSE, "flip to %s: %s", side_name(f->to), g.text);
+	if (now < f->wait_until) {
+		f->retry_at = now + FENCE_RETRY_MS;
+		flip_set_state(f, FLIP_WAITING);
+	} else if (f->force && !f->unwatched) {
+		skip_gate(f, &g);
+		f->unwatched = true;
+		flip_watch(p, now);
+	} else {
+		flip_refuse(p, ANSWER_REFUSED, g.text);
+	}
+}
+
 static void waiting_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
 {
 	struct flip *f = &p->flip;
@@ -188,8 +222,12 @@ static void waiting_tick(struct phases *p, const struct phase_facts *facts, int6
 		return;
 	unsigned n = gates_check(p, facts, f->to, f->partial, gates);
 	const struct gate *bad = obstacle(f, gates, n, true, now >= f->wait_until);
+	if (bad)
+		f->watched = false; /* by the time it has come right that may be no longer so */
 	if (!bad && !f->marked)
 		flip_mark(p, now);
+	else if (!bad && !f->watched)
+		flip_watch(p, now);
 	else if (!bad)
 		flip_fence(p, now);
 	else if (!bad->waits || now >= f->wait_until)
@@ -216,6 +254,26 @@ void phases_marked(struct phases *p, uint64_t id, enum answer_code outcome, cons
 	waiting_tick(p, &facts, now); /* the gates once more: it took a while */
 }
 
+void phases_watched(struct phases *p, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
+{
+	struct flip *f = &p->flip;
+	struct phase_facts facts;
+
+	if (f->state != FLIP_WATCHING || id != f->id || worker >= p->workers || f->acked[worker])
+		return;
+	if (!ok) {
+		watch_failed(p, why, now);
+		return;
+	}
+	f->acked[worker] = true;
+	if (++f->nacked < p->workers)
+		return;
+	f->watched = true;
+	flip_set_state(f, FLIP_WAITING);
+	p->io->facts(p->ctx, &facts);
+	waiting_tick(p, &facts, now); /* the gates once more: slots may have been marked */
+}
+
 /* The old authority stays. */
 static void flip_undo(struct phases *p, const char *why, int64_t now)
 {
@@ -224,6 +282,7 @@ static void flip_undo(struct phases *p, const char *why, int64_t now)
 
 	assert(f->state == FLIP_FENCING || f->state == FLIP_SETTLING);
 	p->io->unfence(p->ctx, f->id);
+	f->watched = false;
 	if (now >= f->deadline) {
 		snprintf(text, sizeof(text), "not drained within %u ms (%s): undone, the %s answers as before", f->max_pause_ms, why,
 			 side_name(SIDE_OTHER(f->to)));
@@ -401,6 +460,8 @@ void flip_tick(struct phases *p, const struct phase_facts *facts, int64_t now)
 
 	if (f->state == FLIP_WAITING)
 		waiting_tick(p, facts, now);
+	else if (f->state == FLIP_WATCHING && now >= f->deadline)
+		watch_failed(p, "not every worker has answered", now);
 	else if (f->state == FLIP_MARKING && now >= f->deadline)
 		flip_refuse(p, ANSWER_TIMEDOUT, "the marker could not be put on the target in time; nothing was held");
 	else if (f->state == FLIP_FENCING && now >= f->deadline)

@@ -390,7 +390,7 @@ static bool excluded(const struct phases *p, enum order order)
 	if (order == ORDER_ABORT)
 		return p->flip.state != FLIP_IDLE || p->start.state == START_LOOKING;
 	if (order == ORDER_START || order == ORDER_CUTOVER || order == ORDER_ROLLBACK || order == ORDER_FINISH)
-		return p->flip.state != FLIP_IDLE || p->start.state != START_IDLE;
+		return phases_flipping(p) || p->start.state != START_IDLE;
 	return false;
 }
 
@@ -450,7 +450,7 @@ void phases_tick(struct phases *p, int64_t now)
 
 bool phases_urgent(const struct phases *p)
 {
-	return p->flip.state != FLIP_IDLE || p->start.state != START_IDLE;
+	return phases_flipping(p) || p->start.state != START_IDLE;
 }
 
 void phases_begin(struct phases *p, const char *why_void, bool unwatched, int64_t now)
@@ -578,6 +578,11 @@ bool phases_verifying(const struct phases *p)
 	return p->verify.running;
 }
 
+bool phases_flipping(const struct phases *p)
+{
+	return p->flip.state != FLIP_IDLE;
+}
+
 bool phases_fencing(const struct phases *p)
 {
 	return p->flip.state == FLIP_FENCING || p->flip.state == FLIP_SETTLING || p->flip.state == FLIP_RECORDING;
@@ -587,7 +592,7 @@ const char *phases_activity(const struct phases *p)
 {
 	if (p->start.state != START_IDLE)
 		return "starting";
-	if (p->flip.state == FLIP_WAITING)
+	if (p->flip.state == FLIP_WAITING || p->flip.state == FLIP_WATCHING)
 		return "waiting to flip";
-	return p->flip.state != FLIP_IDLE ? "flipping" : "";
+	return phases_flipping(p) ? "flipping" : "";
 }

@@ -77,6 +77,8 @@ struct phase_io {
 	void (*look)(void *ctx); /* read both topologies and the marker anew; phases_looked() when done */
 	/* Put the marker on the target, or see that it is there (marker.h); phases_marked() when done. */
 	void (*mark)(void *ctx, uint64_t flip, const char *migration, uint64_t epoch);
+	/* All nodes of both sides are watched for what others write; phases_watched() from each worker when they are, or cannot be. By force it is taken as it is. */
+	void (*watch)(void *ctx, uint64_t flip, bool force);
 	bool (*prepare)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	enum state_result (*write)(void *ctx, const struct state_record *r, char *err, size_t errlen);
 	void (*mirror)(void *ctx, bool on);
@@ -109,12 +111,14 @@ void phases_order(struct phases *p, enum order order, const struct order_args *a
 /* To be called every 100 ms, or every 5 ms while phases_urgent(). */
 void phases_tick(struct phases *p, int64_t now);
 bool phases_urgent(const struct phases *p);
+bool phases_flipping(const struct phases *p); /* or about to */
 /* Requests are held: nothing else may keep the control thread busy. */
 bool phases_fencing(const struct phases *p);
 void phases_looked(struct phases *p, int64_t now);
 /* ANSWER_OK: the target has acknowledged it. ANSWER_UNREACHABLE, ANSWER_REFUSED: why it is not there. */
 void phases_marked(struct phases *p, uint64_t flip, enum answer_code outcome, const char *why, int64_t now);
 void phases_mirror_ready(struct phases *p, unsigned worker, bool ok, const char *why, int64_t now);
+void phases_watched(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_fenced(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_settled(struct phases *p, unsigned worker, uint64_t flip, bool ok, const char *why, int64_t now);
 void phases_flipped(struct phases *p, unsigned worker, uint64_t flip, uint64_t held, int64_t pause_max_us, const uint32_t *histogram,

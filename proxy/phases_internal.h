@@ -16,6 +16,7 @@ enum start_state {
 enum flip_state {
 	FLIP_IDLE,
 	FLIP_WAITING,    /* for dirty and lag, until wait_until; nothing is held */
+	FLIP_WATCHING,   /* the gates hold and the marker is there; waits for every phases_watched; nothing is held */
 	FLIP_MARKING,    /* the gates hold, the marker is put on the target; nothing is held */
 	FLIP_FENCING,    /* requests are held; waits for every phases_fenced, until the deadline */
 	FLIP_SETTLING,   /* all are drained; waits for every phases_settled (subscribers), until the same deadline */
@@ -28,9 +29,10 @@ struct flip {
 	uint64_t id;
 	enum side to;
 	bool force, partial, marked;
+	bool watched, unwatched; /* by every worker; by force, though not so */
 	struct slot_set slots;
 	unsigned nslots, max_pause_ms, attempts;
-	int64_t wait_until, retry_at, fenced_at, deadline; /* the deadline of the marker, then of the fence */
+	int64_t wait_until, retry_at, fenced_at, deadline; /* the deadline of the watch, the marker, then of the fence */
 	bool *acked; /* by worker */
 	unsigned nacked;
 	struct state_record next;

@@ -113,9 +113,12 @@ struct upstream {
 	bool formers_gone;       /* no connection of a process that was killed is left there */
 	bool watch;              /* CLIENT TRACKING wanted */
 	bool watching;
+	bool watch_busy;         /* it was refused, but may be taken in a while */
+	bool greeted_watch;      /* it was on before it was up */
 	unsigned flushes, nulls_due; /* of our own, from expect to end; pushes about them that have not come */
 	bool in_doubt;           /* the owner's: an order to all nodes was on its way when it was lost */
-	bool missed;             /* a watched connection was lost, or slots came before it was up: the owner has to look when it is */
+	bool missed;             /* a watched connection was lost, or slots came before it was up, or watched: the owner has to look when it is */
+	unsigned proofs;         /* the owner's: PINGs behind CLIENT TRACKING whose answers are to come */
 	int64_t client_id;       /* of this connection at the server; 0 unknown */
 	int64_t zombie_id;       /* of the one given up before */
 	char run_id[44], zombie_run_id[44];

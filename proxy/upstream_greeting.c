@@ -15,7 +15,8 @@ static void on_watched(void *arg, const struct reply *r)
 	if (!r->p || r->p[0] != '-')
 		return;
 	u->watching = false;
-	log_warning("%s %s refuses CLIENT TRACKING (%.*s): writes that bypass the proxy are not seen", side_name(u->side), u->name,
+	u->watch_busy = strncmp(r->p, "-BUSY ", 6) == 0 || strncmp(r->p, "-LOADING ", 9) == 0; /* a whole line, so it ends before that or not at all */
+	log_limited(LOG_WARNING, "%s %s refuses CLIENT TRACKING (%.*s): writes that bypass the proxy are not seen", side_name(u->side), u->name,
 		    (int)r->n - 3, r->p + 1);
 }
 
@@ -28,6 +29,7 @@ void upstream_watch(struct upstream *u, bool on)
 	if (u->state != UPSTREAM_UP || u->watching == on)
 		return; /* connecting: the greeting looks at `watch`, arrive() once more */
 	u->watching = on;
+	u->watch_busy = false;
 	if (on)
 		upstream_send(u, UPSTREAM_ANY_DB, start, sizeof start - 1, NULL, 1, on_watched, u);
 	else
@@ -93,6 +95,7 @@ static void greet_last(struct upstream *u, sds s)
 		s = resp_cat_words(s, "CLIENT", "TRACKING", "ON", "NOLOOP", u->owner->by_key ? NULL : "BCAST", NULL);
 		u->greeting_left++;
 		u->watching = true;
+		u->watch_busy = false;
 	}
 	if (!sdslen(s))
 		sdsfree(s);
@@ -134,6 +137,7 @@ static void arrive(struct upstream *u)
 	u->formers_gone = true;
 	u->progress = ev_now(u->owner->loop);
 	upstream_set_state(u, UPSTREAM_UP);
+	u->greeted_watch = u->watching;
 	upstream_watch(u, u->watch);
 	u->owner->up(u->owner->ctx, u);
 	if (!outq_empty(&u->out))

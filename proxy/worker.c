@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include "backfill/fault.h"
-#include "backfill/own_keys.h"
 #include "proxy/alone.h"
 #include "proxy/aside.h"
 #include "proxy/bulk.h"
@@ -173,43 +172,6 @@ static unsigned owner_formers(void *ctx, struct slice list, sds *kills)
 	return journals_kill_formers(w->fleet->start.journals, list, kills);
 }
 
-void worker_flush_seen(struct worker *w)
-{
-	static const char why[] = "a FLUSHALL or FLUSHDB was seen";
-
-	fleet_tell_void(w, why);
-	engine_slots_dirty(w->engine, NULL, why);
-}
-
-/* A push of the watch: keys that somebody else changed; null: everything was flushed. */
-static bool owner_pushed(void *ctx, struct upstream *u, struct slice push)
-{
-	struct worker *w = ctx;
-	const char *p = push.p, *end = push.p + push.n;
-	struct resp_item head, kind, keys, key;
-
-	p += resp_item(p, end, &head);
-	p += resp_item(p, end, &kind);
-	if (head.n != 2 || !slice_is(kind.text, "invalidate"))
-		return false;
-	p += resp_item(p, end, &keys);
-	if (keys.type == '_') {
-		if (!upstream_take_flush(u))
-			worker_flush_seen(w);
-		return false;
-	}
-	for (int64_t i = 0; i < keys.n; i++) {
-		p += resp_item(p, end, &key);
-		uint16_t slot = slot_of(key.text);
-		if (w->fleet->owner[slot] != w->id || is_own_key(key.text))
-			continue;
-		engine_key_changed(w->engine, u->side, key.text, slot);
-		for (unsigned db = db_set_next(&w->used, 0); db < DBS_MAX; db = db_set_next(&w->used, db + 1)) /* it names none */
-			engine_foreign(w->engine, u->side, w->upstreams[w->route[u->side][slot]] == u, (uint16_t)db, key.text, slot);
-	}
-	return false;
-}
-
 static void on_script(void *arg, const struct reply *r)
 {
 	(void)arg;
@@ -239,31 +201,12 @@ void worker_new_script(struct worker *w, struct slice body)
 	sdsfree(load);
 }
 
-/* A MOVED that came late may have turned the route to a node that had the slot before: the topology is asked, too. */
-static bool topology_has(const struct topology *t, uint16_t slot, const char *name)
-{
-	return t && t->slot_node[slot] != NODE_NONE && strcmp(t->nodes[t->slot_node[slot]].name, name) == 0;
-}
-
-/* What the watch would have told is unknown (design, section 6): the node's slots are compared again. Without a watch the versions move at least. */
-static void node_unseen(struct worker *w, const struct upstream *u, const char *why)
-{
-	struct slot_set slots = { { 0 } };
-
-	for (unsigned i = 0; u->watch && i < SLOTS; i++)
-		if (w->upstreams[w->route[u->side][i]] == u || topology_has(w->topology[u->side], (uint16_t)i, u->name))
-			slot_set_add(&slots, i);
-	engine_slots_dirty(w->engine, &slots, why);
-}
-
 /* Only now is the predecessor gone for sure and the watch on: what was read meanwhile is worth nothing (race 7). */
 static void owner_up(void *ctx, struct upstream *u)
 {
 	struct worker *w = ctx;
 
-	if (u->missed && engine_is_mirroring(w->engine))
-		node_unseen(w, u, "a node was not watched for a while");
-	u->missed = false;
+	lookout_up(w, u);
 	alone_doubt_ends(w, u);
 	engine_unseen(w->engine);
 
@@ -283,7 +226,7 @@ static void owner_lost(void *ctx, struct upstream *u, const char *why, bool was_
 	if (!was_up || !engine_is_mirroring(w->engine))
 		return;
 	fleet_tell_void(w, why);
-	node_unseen(w, u, why);
+	lookout_lost(w, u, why);
 }
 
 static uint16_t upstream_add(struct worker *w, enum side side, const char *name)
@@ -294,9 +237,7 @@ static uint16_t upstream_add(struct worker *w, enum side side, const char *name)
 		if (!w->upstreams)
 			abort();
 	}
-	struct upstream *u = upstream_new(&w->owner, side, name);
-	u->watch = engine_is_mirroring(w->engine) && w->fleet->config->mirror_tracking;
-	w->upstreams[w->nupstreams] = u;
+	w->upstreams[w->nupstreams] = upstream_new(&w->owner, side, name);
 	return w->nupstreams++;
 }
 
@@ -308,7 +249,7 @@ uint16_t worker_upstream(struct worker *w, enum side side, const char *name)
 	return upstream_add(w, side, name);
 }
 
-/* Connects to every node of both sides, so that each is watched. */
+/* To every node of both sides, whether or not slots of this worker are there: some commands go to all. */
 static void connect_all(struct worker *w)
 {
 	for (enum side s = SIDE_SOURCE; s < SIDES; s++) {
@@ -318,12 +259,10 @@ static void connect_all(struct worker *w)
 	}
 }
 
-/* What others write there before it is watched will be unknown. */
 void worker_route(struct worker *w, enum side side, uint16_t slot, uint16_t node)
 {
-	if (w->route[side][slot] != w->nowhere[side] && !upstream_is_up(w->upstreams[node]))
-		w->upstreams[node]->missed = true;
 	w->route[side][slot] = node;
+	lookout_routed(w, side, slot);
 	pubsub_look(w->pubsub);
 	tracking_look(w);
 }
@@ -388,6 +327,7 @@ void worker_topology(struct worker *w, struct topology *t)
 	databases_seen(w, t);
 	topology_unref(w->topology[side]);
 	w->topology[side] = t;
+	lookout_topology(w, side);
 	pubsub_look(w->pubsub);
 	tracking_look(w);
 	engine_node_up(w->engine);
@@ -446,10 +386,7 @@ void worker_mirror(struct worker *w, bool on)
 	engine_mirror(w->engine, on);
 	pubsub_look(w->pubsub);
 	tracking_look(w);
-	for (uint16_t i = 0; i < w->nupstreams; i++) {
-		upstream_watch(w->upstreams[i], on && w->fleet->config->mirror_tracking);
-		w->upstreams[i]->missed = false;
-	}
+	lookout_begin(w, on);
 	w->mirror_wanted = on;
 	w->mirror_proving = false;
 	if (on)
@@ -464,11 +401,10 @@ void worker_finish(struct worker *w, enum side authority)
 	pubsub_look(w->pubsub);
 	tracking_look(w);
 	w->mirror_wanted = false;
-	for (uint16_t i = 0; i < w->nupstreams; i++) {
-		upstream_watch(w->upstreams[i], false);
+	lookout_begin(w, false);
+	for (uint16_t i = 0; i < w->nupstreams; i++)
 		if (w->upstreams[i]->side != authority)
 			upstream_close(w->upstreams[i]);
-	}
 }
 
 /* --- the loop --- */
@@ -590,6 +526,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int revents)
 	(void)revents;
 	if (w->handing && handover_stopped(w))
 		return;
+	lookout_turn(w);
 	engine_turn(w->engine);
 	cuts_turn(w);
 	clients_turn(w);
@@ -700,7 +637,7 @@ void worker_init(struct worker *w)
 	w->owner = (struct upstream_owner){
 		.ctx = w, .loop = w->loop, .client_name = w->name, .connect_timeout_s = c->connect_timeout_ms / 1e3,
 		.reply_timeout_s = c->upstream_timeout_ms / 1e3, .user = owner_user, .password = owner_password,
-		.flush_soon = owner_flush_soon, .fetch_far = engine_fetch_far, .fetch_near = worker_fetch_near, .pushed = owner_pushed, .up = owner_up, .lost = owner_lost,
+		.flush_soon = owner_flush_soon, .fetch_far = engine_fetch_far, .fetch_near = worker_fetch_near, .pushed = lookout_pushed, .up = owner_up, .lost = owner_lost,
 		.large_least = STREAM_LEAST, .large = stream_begins, .piece = stream_piece, .large_over = stream_over,
 		.latency = w->stats->latency,
 	};

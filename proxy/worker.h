@@ -13,6 +13,7 @@
 #include "proxy/fleet.h"
 #include "proxy/gather.h"
 #include "proxy/known.h"
+#include "proxy/lookout.h"
 #include "proxy/mailbox.h"
 #include "proxy/outq.h"
 #include "proxy/pubsub.h"
@@ -68,6 +69,7 @@ struct worker {
 	struct waitaof *waitaof;     /* those that were ever taken */
 	struct keywatch *keywatch;   /* side connections; NULL: were never needed */
 	struct killers *killers;     /* likewise, kill.c's */
+	struct lookout lookout;
 	bool mirror_wanted;          /* mirroring begins: not yet told that it is ready */
 	bool mirror_proving;
 	unsigned mirror_answers;
@@ -189,7 +191,6 @@ bool worker_lingers(const struct worker *w); /* many send, and the loop waits lo
 void worker_submit(struct worker *w, struct req *r);    /* to the owner of its slot; to this worker's own engine perhaps not before the end of the input that is looked at (batch.h) */
 void worker_mirror(struct worker *w, bool on);
 void worker_set_password(struct worker *w, enum side side, const char *password);
-void worker_flush_seen(struct worker *w); /* somebody else's FLUSHALL or FLUSHDB */
 void worker_drain(struct worker *w);
 void worker_end(struct worker *w);
 void worker_finish(struct worker *w, enum side authority);
@@ -213,6 +214,7 @@ void fleet_tell_refresh(struct worker *w, enum side side, const char *why);
 void fleet_tell_drained(struct worker *w, bool clean);
 void fleet_tell_void(struct worker *w, const char *why);
 void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why);
+void fleet_tell_watched(struct worker *w, uint64_t flip, bool ok, const char *why);
 void fleet_tell_settled(struct worker *w, uint64_t flip, bool ok, const char *why);
 void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why);
 void fleet_tell_handing(struct worker *w, unsigned stage);

@@ -286,7 +286,9 @@ static void io_changed(void *ctx, uint16_t slot, sds elements, unsigned writes, 
 
 static void io_fenced(void *ctx, uint64_t flip, bool ok, const char *why)
 {
-	fleet_tell_fenced(ctx, flip, ok, why);
+	bool ready = lookout_is_ready(ctx); /* a node may have been lost, or have come, since the flip was told so */
+
+	fleet_tell_fenced(ctx, flip, ok && ready, ok && !ready ? "not every node is watched any more" : why);
 }
 
 static void io_alone(void *ctx, bool follower)

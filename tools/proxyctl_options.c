@@ -62,7 +62,7 @@ static const struct { unsigned takes; struct argp_option option; } all_options[]
 	{TAKES_FLIP, {"slots", KEY_SLOTS, "A-B", 0, "Only these hash slots (both sides must be clusters)", 0}},
 	{TAKES_FLIP, {"percent", KEY_PERCENT, "N", 0, "Until N percent of the slots have flipped (both sides must be clusters)", 0}},
 	{TAKES_FLIP, {"max-pause", KEY_MAX_PAUSE, "MS", 0, "Hold requests for at most this long, else undo", 0}},
-	{TAKES_FLIP, {"wait", KEY_WAIT, "S", 0, "Seconds to wait for dirty keys and lag to reach zero before refusing (30)", 0}},
+	{TAKES_FLIP, {"wait", KEY_WAIT, "S", 0, "Seconds to wait for dirty keys and lag to reach zero, and for slots that move, before refusing (30)", 0}},
 	{TAKES_FLIP, {"force", KEY_FORCE, 0, 0, "Skip the gates that are closed, and name them", 0}},
 	{TAKES_WAIT, {"timeout", KEY_TIMEOUT, "S", 0, "Give up after this many seconds", 0}},
 };

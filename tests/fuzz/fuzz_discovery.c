@@ -29,6 +29,7 @@ static void check_slots(const struct cluster_slots *c)
 static void read_as_all(struct slice reply)
 {
 	struct server_info info;
+	struct slot_set has, moving;
 	struct cluster_slots c;
 
 	if (info_parse(reply, &info))
@@ -40,6 +41,7 @@ static void read_as_all(struct slice reply)
 	}
 	cluster_slots_release(&c);
 	cluster_nodes_migrating(reply);
+	cluster_nodes_claims(reply, &has, &moving);
 	time_parse(reply);
 }
 

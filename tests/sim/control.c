@@ -89,6 +89,15 @@ static void io_mirror(void *ctx, bool on)
 	w->mirror_pinged = false;
 }
 
+/* The one engine of the simulation hears of everything. */
+static void io_watch(void *ctx, uint64_t flip, bool force)
+{
+	struct world *w = ctx;
+
+	(void)force;
+	phases_watched(w->phases, 0, flip, true, NULL, now_ms(w));
+}
+
 static void io_fence(void *ctx, uint64_t flip, const struct slot_set *slots, enum side to, unsigned max_pause_ms)
 {
 	struct world *w = ctx;
@@ -160,7 +169,7 @@ static char *io_verify_json(void *ctx)
 	return strdup("{}");
 }
 
-static const struct phase_io phase_io = { io_facts, io_look, io_mark, io_prepare, io_write, io_mirror, io_walk, io_fence, io_settle, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
+static const struct phase_io phase_io = { io_facts, io_look, io_mark, io_watch, io_prepare, io_write, io_mirror, io_walk, io_fence, io_settle, io_flip, io_unfence, io_finish, io_backfill, io_verify_json };
 
 /* --- orders --- */
 

@@ -107,6 +107,26 @@ static void test_nodes(void **state)
 	free(c);
 }
 
+static void test_claims(void **state)
+{
+	struct slot_set has, moving;
+	unsigned n = 0;
+
+	(void)state;
+	assert_true(cluster_nodes_claims(bulk(ID_B " 10.0.0.2:7000@17000 master - 0 0 2 connected 100-16383\n" ID_A
+					      " :7000@17000 myself,master - 0 0 1 connected 0-5 7 16383 x 20-16384 [5->-" ID_B "] [93-<-" ID_B "]\n"),
+					 &has, &moving));
+	FOR_SLOTS (i, &has)
+		n += i <= 5 || i == 7 || i == 16383 || i == 20 ? 1 : 1000;
+	assert_int_equal(n, 9); /* what is no range is its first slot */
+	n = 0;
+	FOR_SLOTS (i, &moving)
+		n += i == 5 || i == 93 ? 1 : 1000;
+	assert_int_equal(n, 2);
+	assert_false(cluster_nodes_claims(bulk(ID_B " 10.0.0.2:7000@17000 master - 0 0 2 connected 100-16383\n"), &has, &moving));
+	assert_false(cluster_nodes_claims(SLICE_LIT("-NOPERM no\r\n"), &has, &moving));
+}
+
 static void test_time(void **state)
 {
 	(void)state;
@@ -164,6 +184,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_info),	   cmocka_unit_test(test_slots),       cmocka_unit_test(test_nodes),
 		cmocka_unit_test(test_time),	   cmocka_unit_test(test_address_map), cmocka_unit_test(test_address_split),
+		cmocka_unit_test(test_claims),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,6 +62,7 @@ static void io_fence(void *ctx, uint64_t flip, const struct slot_set *slots, enu
 	f->fences++;
 }
 
+static void io_watch(void *ctx, uint64_t flip, bool force) { (void)force, phases_watched(((struct fake *)ctx)->p, 0, flip, true, NULL, ((struct fake *)ctx)->now); }
 static void io_settle(void *ctx, uint64_t flip) { phases_settled(((struct fake *)ctx)->p, 0, flip, true, NULL, ((struct fake *)ctx)->now); }
 static void io_flip(void *ctx, uint64_t flip) { (void)flip, ((struct fake *)ctx)->flips++; }
 static void io_unfence(void *ctx, uint64_t flip) { (void)ctx, (void)flip; }
@@ -73,7 +74,7 @@ static void io_backfill(void *ctx, enum backfill_order what, const struct order_
 	((struct fake *)ctx)->backfills++;
 }
 
-static const struct phase_io io = { .facts = io_facts, .look = io_look, .mark = io_mark, .prepare = io_prepare, .write = io_write, .mirror = io_mirror, .fence = io_fence,
+static const struct phase_io io = { .facts = io_facts, .look = io_look, .mark = io_mark, .watch = io_watch, .prepare = io_prepare, .write = io_write, .mirror = io_mirror, .fence = io_fence,
 				    .settle = io_settle, .flip = io_flip, .unfence = io_unfence, .backfill = io_backfill };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)

@@ -66,8 +66,7 @@ static void fake_fence(void *ctx, uint64_t flip, const struct slot_set *slots, e
 {
 	struct fake *f = ctx;
 
-	(void)to;
-	(void)max_pause_ms;
+	(void)to, (void)max_pause_ms;
 	assert_int_equal(f->fences, f->unfences + f->flips); /* never two at once */
 	f->fences++;
 	f->flip = flip;
@@ -102,8 +101,7 @@ static void fake_backfill(void *ctx, enum backfill_order what, const struct orde
 {
 	struct fake *f = ctx;
 
-	(void)args;
-	(void)migration;
+	(void)args, (void)migration;
 	f->starts += what == BACKFILL_START;
 	f->stops += what == BACKFILL_STOP;
 	f->verifies += what == BACKFILL_VERIFY;
@@ -113,10 +111,11 @@ static void fake_backfill(void *ctx, enum backfill_order what, const struct orde
 }
 
 static void fake_mark(void *ctx, uint64_t flip, const char *m, uint64_t e) { (void)m, (void)e, phases_marked(((struct fake *)ctx)->p, flip, ANSWER_OK, "", ((struct fake *)ctx)->now); }
+static void fake_watch(void *ctx, uint64_t flip, bool force) { for (unsigned i = 0; !force && i < WORKERS; i++) phases_watched(((struct fake *)ctx)->p, i, flip, true, NULL, ((struct fake *)ctx)->now); }
 static void fake_walk(void *ctx) { ((struct fake *)ctx)->walks++; }
 static char *fake_verify_json(void *ctx) { (void)ctx; return strdup("{}"); }
 
-static const struct phase_io fake_io = { fake_facts, fake_look, fake_mark, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_settle, fake_flip,
+static const struct phase_io fake_io = { fake_facts, fake_look, fake_mark, fake_watch, fake_prepare, fake_write, fake_mirror, fake_walk, fake_fence, fake_settle, fake_flip,
 					 fake_unfence, fake_finish, fake_backfill, fake_verify_json };
 
 static void on_answer(void *arg, enum answer_code code, const char *text)
