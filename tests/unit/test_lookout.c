@@ -73,7 +73,7 @@ struct world {
 	struct key key[KEYS];
 	struct picture picture;
 	unsigned joined, known;  /* nodes; those that a picture has named: slots are moved to no other, nobody could watch it */
-	unsigned step;
+	unsigned step, rarely;   /* …there is a picture */
 	uint64_t rng;
 	uint64_t flip;
 	bool told_ok, calm;
@@ -508,7 +508,7 @@ static void step(void)
 	switch (rnd(16)) {
 	case 0: case 1: case 2: case 3: server_step(c); break;
 	case 4: case 5: case 6: case 7: client_step(c); break;
-	case 8: take_picture(); break;
+	case 8: if (!rnd(the->rarely)) take_picture(); break;
 	case 9: give_picture(); break;
 	case 10: redirect(); break;
 	case 11: compare(); break;
@@ -548,6 +548,7 @@ static void begin(uint64_t seed)
 	w->owner.ctx = w;
 	db_set_add(&w->used, 0);
 	the->joined = the->known = NODES - 1;
+	the->rarely = 1 + seed % 3 * 5;
 	init_nodes(w);
 	memset(the->fleet.owner, 1, sizeof the->fleet.owner);
 	for (unsigned i = 0; i < SLOTS; i++)
