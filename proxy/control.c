@@ -54,11 +54,6 @@ static bool has_target(const struct control *c)
 	return c->config->side[SIDE_TARGET].nnodes > 0;
 }
 
-static bool mirrors(enum phase phase)
-{
-	return phase != PHASE_PROXY && phase != PHASE_FINISHED;
-}
-
 /* Whose identity clients see until this process ends. */
 static enum side shown_side(const struct control *c)
 {
@@ -87,7 +82,7 @@ bool control_reserve(const struct control *c, char *err, size_t errlen)
 
 static bool begin_journals(struct control *c, struct owed *owed)
 {
-	bool mirroring = mirrors(c->record.phase), clean = !mirroring || state_was_clean(c->state);
+	bool mirroring = phase_mirrors(c->record.phase), clean = !mirroring || state_was_clean(c->state);
 	char err[5000];
 
 	memset(owed, 0, sizeof(*owed));
@@ -125,7 +120,7 @@ static void begin_fleet(struct control *c, struct owed *owed)
 	if (wants_journals(c))
 		c->backfill = backfill_thread_new(c->config, c->mail, c, c->workers);
 	*s = (struct fleet_start){ .config = c->config, .mail = c->mail, .control = c, .backfill = c->backfill, .workers = c->workers,
-				   .shown = shown_side(c), .one_owner = is_standalone(c), .mirror = mirrors(c->record.phase) };
+				   .shown = shown_side(c), .one_owner = is_standalone(c), .mirror = phase_mirrors(c->record.phase) };
 	memcpy(s->authority, c->record.authority, sizeof(s->authority));
 	memset(s->synced, c->record.backfill_done, sizeof(s->synced));
 	owed->everything &= c->record.backfill_done; /* else all is walked when the copying ends */
@@ -194,7 +189,7 @@ static void serve(struct control *c)
 	if (!begin_journals(c, &owed))
 		return;
 	bool unwatched = owed.everything;
-	if (mirrors(c->record.phase) && (!state_was_clean(c->state) || c->assumed))
+	if (phase_mirrors(c->record.phase) && (!state_was_clean(c->state) || c->assumed))
 		why_void = c->assumed ? owed.why : journals_owed(c->journals)->everything ? owed.why : "the last process did not end in order";
 	control_set_state(c, CONTROL_SERVING);
 	c->phases = phases_new(&control_phase_io, c, worker_count(c->config), &c->record);
@@ -410,7 +405,7 @@ static void on_replaced(void *ctx, enum side side, const struct node *now, const
 			n++;
 		}
 	snprintf(why, sizeof(why), "%s %s: %s", side_name(side), now->name, what);
-	if (!c->phases || !mirrors(record_now(c)->phase)) {
+	if (!c->phases || !phase_mirrors(record_now(c)->phase)) {
 		log_notice("%s", why);
 	} else {
 		log_warning("%s: its %u slots are compared again, writes may be lost there", why, n);

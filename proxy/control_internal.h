@@ -92,6 +92,11 @@ struct control {
 	} took;
 };
 
+static inline bool phase_mirrors(enum phase phase)
+{
+	return phase != PHASE_PROXY && phase != PHASE_FINISHED;
+}
+
 static inline int64_t control_now(const struct control *c)
 {
 	return (int64_t)(ev_now(c->loop) * 1000);

@@ -3,8 +3,6 @@
 #include "proxy/control_handover.h"
 #include "proxy/control_internal.h"
 
-#define REST_MS 10000
-
 static bool is_on_the_move(struct control *c, enum side side)
 {
 	const struct topology *t = discovery_topology(c->discovery[side]);
@@ -16,18 +14,15 @@ static bool is_on_the_move(struct control *c, enum side side)
 	c->lookout[side].layout = t->layout;
 	if (t->migrating || (before && before != t->layout))
 		*at = now;
-	return *at && now - *at < REST_MS;
+	return *at && now - *at < RESTLESS_S * 1000;
 }
 
 /* Told each time, and not only when it is otherwise than before: so what could not be watched then is tried again. */
 void control_lookout(struct control *c, enum side side)
 {
-	enum phase phase;
-
 	if (c->run != CONTROL_SERVING || !c->discovery[side] || successor_stops_clients(c))
 		return;
-	phase = phases_record(c->phases)->phase;
 	bool everywhere = is_on_the_move(c, side) || phases_flipping(c->phases);
-	if (phase != PHASE_PROXY && phase != PHASE_FINISHED)
+	if (phase_mirrors(phases_record(c->phases)->phase))
 		fleet_lookout(c->fleet, side, everywhere);
 }

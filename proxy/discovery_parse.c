@@ -229,10 +229,8 @@ void cluster_slots_release(struct cluster_slots *c)
 
 /* ---- CLUSTER NODES: id ip:port@cport[,hostname] flags master ping pong epoch link slots… ---- */
 
-#define NODES_LINE_FIXED 8 /* words before the slots */
-
 struct nodes_line {
-	struct slice id, address, flags;
+	struct slice id, address, flags, claims; /* claims: the words about slots */
 	bool slots, migrating;
 };
 
@@ -243,9 +241,10 @@ static bool nodes_line(struct slice line, struct nodes_line *l)
 	memset(l, 0, sizeof(*l));
 	if (!next_word(&line, &l->id) || !next_word(&line, &l->address) || !next_word(&line, &l->flags))
 		return false;
-	for (int i = 3; i < NODES_LINE_FIXED; i++)
+	for (int i = 0; i < 5; i++)
 		if (!next_word(&line, &skip))
 			return false;
+	l->claims = line;
 	while (next_word(&line, &skip)) {
 		if (*skip.p == '[')
 			l->migrating = true;
@@ -387,9 +386,8 @@ bool cluster_nodes_claims(struct slice reply, struct slot_set *has, struct slot_
 	while (next_line(&text, &line)) {
 		if (!nodes_line(line, &l) || !has_flag(l.flags, "myself"))
 			continue;
-		for (unsigned i = 0; next_word(&line, &word); i++)
-			if (i >= NODES_LINE_FIXED)
-				claim(word, has, moving);
+		while (next_word(&l.claims, &word))
+			claim(word, has, moving);
 		return true;
 	}
 	return false;

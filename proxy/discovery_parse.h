@@ -3,7 +3,7 @@
 #define CROSSFADE_DISCOVERY_PARSE_H
 
 #include "proxy/config.h"
-#include "proxy/fleet.h"
+#include "proxy/slot_set.h"
 #include "resp/slice.h"
 
 struct server_info {

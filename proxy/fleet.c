@@ -381,10 +381,14 @@ void fleet_set_limits(struct fleet *f)
 
 /* --- workers → control --- */
 
+/* What a worker has to say of a flip: control_watched, control_fenced, control_settled. */
+typedef void flip_word_fn(struct control *c, unsigned worker, uint64_t flip, bool ok, const char *why);
+
 struct note {
 	struct control *control;
 	unsigned worker;
 	enum side side;
+	flip_word_fn *flip_word;
 	uint64_t flip;
 	bool ok;
 	char why[400];
@@ -495,55 +499,37 @@ void fleet_tell_mirror_ready(struct worker *w, bool ok, const char *why)
 	tell(w, ready_told, n);
 }
 
-static void watched_told(void *arg)
+static void flip_word_told(void *arg)
 {
 	struct note *n = arg;
 
-	control_watched(n->control, n->worker, n->flip, n->ok, n->why);
+	n->flip_word(n->control, n->worker, n->flip, n->ok, n->why);
 	free(n);
+}
+
+static void tell_flip_word(struct worker *w, flip_word_fn *word, uint64_t flip, bool ok, const char *why)
+{
+	struct note *n = note_new(w, why);
+
+	n->flip_word = word;
+	n->flip = flip;
+	n->ok = ok;
+	tell(w, flip_word_told, n);
 }
 
 void fleet_tell_watched(struct worker *w, uint64_t flip, bool ok, const char *why)
 {
-	struct note *n = note_new(w, why);
-
-	n->flip = flip;
-	n->ok = ok;
-	tell(w, watched_told, n);
-}
-
-static void fenced_told(void *arg)
-{
-	struct note *n = arg;
-
-	control_fenced(n->control, n->worker, n->flip, n->ok, n->why);
-	free(n);
+	tell_flip_word(w, control_watched, flip, ok, why);
 }
 
 void fleet_tell_fenced(struct worker *w, uint64_t flip, bool ok, const char *why)
 {
-	struct note *n = note_new(w, why);
-
-	n->flip = flip;
-	n->ok = ok;
-	tell(w, fenced_told, n);
-}
-
-static void settled_told(void *arg)
-{
-	struct note *n = arg;
-
-	control_settled(n->control, n->worker, n->flip, n->ok, n->why);
-	free(n);
+	tell_flip_word(w, control_fenced, flip, ok, why);
 }
 
 void fleet_tell_settled(struct worker *w, uint64_t flip, bool ok, const char *why)
 {
-	struct note *n = note_new(w, why);
-
-	n->flip = flip;
-	n->ok = ok;
-	tell(w, settled_told, n);
+	tell_flip_word(w, control_settled, flip, ok, why);
 }
 
 static void flipped_told(void *arg)

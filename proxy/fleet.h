@@ -16,26 +16,10 @@
 #include "proxy/latency.h"
 #include "proxy/listen.h"
 #include "proxy/mailbox.h"
+#include "proxy/slot_set.h"
 
 #define THREAD_BACKFILL(workers) (workers)
 #define THREAD_CONTROL(workers) ((workers) + 1)
-
-struct slot_set { /* a set of slots */
-	uint64_t bits[SLOTS / 64];
-};
-static inline bool slot_set_has(const struct slot_set *s, unsigned slot) { return s->bits[slot / 64] >> (slot % 64) & 1; }
-static inline void slot_set_add(struct slot_set *s, unsigned slot) { s->bits[slot / 64] |= UINT64_C(1) << (slot % 64); }
-/* The first of its slots from `from` on; SLOTS: none. */
-static inline unsigned slot_set_next(const struct slot_set *s, unsigned from)
-{
-	for (unsigned i = from / 64; i < SLOTS / 64; i++) {
-		uint64_t bits = i == from / 64 ? s->bits[i] & UINT64_MAX << (from % 64) : s->bits[i];
-		if (bits)
-			return i * 64 + (unsigned)__builtin_ctzll(bits);
-	}
-	return SLOTS;
-}
-#define FOR_SLOTS(i, set) for (unsigned i = slot_set_next(set, 0); i < SLOTS; i = slot_set_next(set, i + 1))
 
 /* Written by one worker each. */
 struct usage;

@@ -45,6 +45,21 @@ static void acked_clear(struct phases *p)
 	memset(p->flip.acked, 0, p->workers * sizeof(bool));
 }
 
+/* Is a worker's word its first one in this state, and about this flip? */
+static bool is_awaited(const struct phases *p, enum flip_state state, unsigned worker, uint64_t id)
+{
+	const struct flip *f = &p->flip;
+
+	return f->state == state && id == f->id && worker < p->workers && !f->acked[worker];
+}
+
+/* True: it was the last one. */
+static bool count_word(struct phases *p, unsigned worker)
+{
+	p->flip.acked[worker] = true;
+	return ++p->flip.nacked == p->workers;
+}
+
 static void flip_refuse(struct phases *p, enum answer_code code, const char *text)
 {
 	flip_set_state(&p->flip, FLIP_IDLE);
@@ -259,14 +274,13 @@ void phases_watched(struct phases *p, unsigned worker, uint64_t id, bool ok, con
 	struct flip *f = &p->flip;
 	struct phase_facts facts;
 
-	if (f->state != FLIP_WATCHING || id != f->id || worker >= p->workers || f->acked[worker])
+	if (!is_awaited(p, FLIP_WATCHING, worker, id))
 		return;
 	if (!ok) {
 		watch_failed(p, why, now);
 		return;
 	}
-	f->acked[worker] = true;
-	if (++f->nacked < p->workers)
+	if (!count_word(p, worker))
 		return;
 	f->watched = true;
 	flip_set_state(f, FLIP_WAITING);
@@ -347,18 +361,15 @@ static void flip_record(struct phases *p, int64_t now)
 /* One worker's word in this state. True: it was the last one, in time. */
 static bool all_agree(struct phases *p, enum flip_state state, unsigned worker, uint64_t id, bool ok, const char *why, int64_t now)
 {
-	struct flip *f = &p->flip;
-
-	if (f->state != state || id != f->id || worker >= p->workers || f->acked[worker])
+	if (!is_awaited(p, state, worker, id))
 		return false;
 	if (!ok) {
 		flip_undo(p, why ? why : "unknown reason", now);
 		return false;
 	}
-	f->acked[worker] = true;
-	if (++f->nacked < p->workers)
+	if (!count_word(p, worker))
 		return false;
-	if (now >= f->deadline) {
+	if (now >= p->flip.deadline) {
 		flip_undo(p, "the last worker was too late", now);
 		return false;
 	}
@@ -440,15 +451,14 @@ void phases_flipped(struct phases *p, unsigned worker, uint64_t id, uint64_t hel
 {
 	struct flip *f = &p->flip;
 
-	if (f->state != FLIP_RELEASING || id != f->id || worker >= p->workers || f->acked[worker])
+	if (!is_awaited(p, FLIP_RELEASING, worker, id))
 		return;
-	f->acked[worker] = true;
 	f->result.held += held;
 	if (pause_max_us > f->result.pause_max_us)
 		f->result.pause_max_us = pause_max_us;
 	for (unsigned i = 0; histogram && i < FLIP_BUCKETS; i++)
 		f->histogram[i] += histogram[i];
-	if (++f->nacked == p->workers) {
+	if (count_word(p, worker)) {
 		flip_done(p, now);
 		crash_point("flip-done");
 	}

@@ -366,14 +366,13 @@ void lookout_topology(struct worker *w, enum side side)
 void lookout_up(struct worker *w, struct upstream *u)
 {
 	static const struct slot_set none;
-	bool on = u->greeted_watch || !u->watch;
+	bool on = u->greeted_watch || !u->watch, missed = u->missed && engine_is_mirroring(w->engine);
 
-	if (u->missed && engine_is_mirroring(w->engine) && on)
+	if (missed && on)
 		node_unseen(w, u, "a node was not watched for a while");
-	else if (u->missed && engine_is_mirroring(w->engine))
+	else if (missed)
 		engine_slots_dirty(w->engine, &none, "");
-	if (on)
-		u->missed = false;
+	u->missed &= !on;
 	if (u->watch)
 		prove(u);
 }
